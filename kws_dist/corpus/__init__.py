@@ -1,0 +1,1 @@
+"""What clips exist and what they are called. Knows no torch."""

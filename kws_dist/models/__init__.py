@@ -1,1 +1,61 @@
+"""Architectures, one file each: features `(B, 1, mels, frames)` float32 in, logits `(B, num_classes)` out.
 
+A model knows nothing of ranks, devices or files. To add one, write a file with a `build(num_classes, *, ...)`
+whose keyword arguments are the architecture's parameters, and name it in `_BUILDERS`.
+"""
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from torch import nn
+
+from kws_dist.errors import UsageError
+from kws_dist.models import bcresnet, gru
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "bcresnet": bcresnet.build,
+    "gru": gru.build,
+}
+
+
+def list_models() -> list[str]:
+    """The names `build` knows, in alphabetical order."""
+    return sorted(_BUILDERS)
+
+
+def list_params(name: str) -> dict[str, object]:
+    """The parameters of architecture `name` and their defaults."""
+    signature = inspect.signature(_find(name))
+    return {key: param.default for key, param in signature.parameters.items() if key != "num_classes"}
+
+
+def build(name: str, *, num_classes: int, **params: object) -> nn.Module:
+    """A freshly initialised model: `(B, 1, mels, frames)` float32 -> logits `(B, num_classes)`.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: width of the logits.
+        params: the architecture's own parameters, as `list_params(name)` gives them.
+    """
+    builder = _find(name)
+    valid = list_params(name)
+    for key in params:
+        if key not in valid:
+            raise UsageError(f"model {name!r} has no parameter {key!r}{_hint(key, valid)}")
+    if num_classes < 1:
+        raise UsageError(f"model {name!r} needs num_classes of 1 or more, got {num_classes}")
+    return builder(num_classes, **params)
+
+
+def _find(name: str) -> Callable[..., nn.Module]:
+    if name not in _BUILDERS:
+        raise UsageError(f"no model is called {name!r}{_hint(name, list_models())}")
+    return _BUILDERS[name]
+
+
+def _hint(word: str, valid: list[str] | dict[str, object]) -> str:
+    """`; perhaps you meant 'x'; choose from a, b, x`"""
+    close = get_close_matches(word, valid, n=1)
+    meant = f"; perhaps you meant {close[0]!r}" if close else ""
+    return f"{meant}; choose from {', '.join(valid)}"

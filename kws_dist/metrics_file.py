@@ -1,0 +1,89 @@
+"""`metrics.jsonl`, the record of a run: one line of strict JSON per record, one record per step and kind."""
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+"""A flat dict of scalars under their full names: `step`, `clips_seen`, `time_s`, `train/loss`, `val/accuracy`."""
+
+REQUIRED = ("step", "clips_seen", "time_s")
+
+
+class MetricsFile:
+    """An append-only `metrics.jsonl`: what was logged is in the file when `log` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: io.TextIOWrapper | None = None
+
+    def log(self, record: Record) -> None:
+        """Append the record; nan and infinity become null, which every JSON reader takes."""
+        missing = [name for name in REQUIRED if name not in record]
+        assert not missing, f"a record needs {missing}, got {sorted(record)}"
+        if self._file is None:
+            self._rewrite(keep=lambda _: True)  # or the record would be glued to a half-written line
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(to_json(record) + "\n")
+        self._file.flush()
+
+    def log_image(self, name: str, path: Path) -> None:
+        """Ignore pictures: they lie in the run folder already."""
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the records of steps beyond `step`, so that a resumed run records every step once."""
+        self._rewrite(keep=lambda record: record["step"] <= step)
+
+    def finish(self, exit_code: int, summary: Record) -> None:  # noqa: ARG002 -- the protocol of every sink
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rewrite(self, keep: Callable[[Record], bool]) -> None:
+        """Replace the file in one move: a crash leaves the old file or the new one, never a mixture."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if not self._path.exists():
+            return
+        kept = [record for record in read_metrics(self._path) if keep(record)]
+        new = self._path.with_name(self._path.name + ".tmp")
+        with new.open("w", encoding="utf-8") as file:
+            file.writelines(to_json(record) + "\n" for record in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Return the records of a `metrics.jsonl` in order, without what a crash left half-written."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "step" in record:
+                records.append(record)
+    return records
+
+
+def to_json(record: Record) -> str:
+    """Return one line of strict JSON: array scalars become numbers, nan and infinity null, paths strings."""
+    return json.dumps(_plain(record), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a scalar of numpy or torch, neither of which is imported for this
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

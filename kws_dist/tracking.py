@@ -1,0 +1,222 @@
+"""Where numbers go: `metrics.jsonl`, which is the truth, and Weights & Biases (W&B), which mirrors it.
+
+Records keep the names of their scalars everywhere. Only rank 0 makes a `Tracker`.
+"""
+
+import os
+import secrets
+import select
+import shlex
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from kws_dist.metrics_file import MetricsFile, Record, read_metrics, to_json
+from kws_dist.wandb_mirror import TOLD
+
+__all__ = ["MetricsFile", "Record", "Sink", "Tracker", "Wandb", "WandbMode", "read_metrics", "wandb_id"]
+
+WandbMode = Literal["disabled", "offline", "online"]
+
+
+class Sink(Protocol):
+    """One place that records go to."""
+
+    def log(self, record: Record) -> None:
+        """Take one record."""
+        ...
+
+    def log_image(self, name: str, path: Path) -> None:
+        """Take a picture that was written to `path`."""
+        ...
+
+    def finish(self, exit_code: int, summary: Record) -> None:
+        """End the run: 0 is success; `summary` holds its final numbers."""
+        ...
+
+
+class Tracker:
+    """All sinks as one; leaving the `with` block finishes them, as failed when an exception is on its way."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+        self._finished = False
+
+    def log(self, record: Record) -> None:
+        """Give every sink the record."""
+        for sink in self._sinks:
+            sink.log(record)
+
+    def log_image(self, name: str, path: Path) -> None:
+        """Give every sink the picture."""
+        for sink in self._sinks:
+            sink.log_image(name, path)
+
+    def finish(self, exit_code: int, summary: Record) -> None:
+        """Finish every sink; a second call does nothing."""
+        if not self._finished:
+            self._finished = True
+            for sink in self._sinks:
+                sink.finish(exit_code, summary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(exit_code=0 if error is None else 1, summary={})
+
+
+class Wandb:
+    """A mirror to W&B that can neither stop nor delay training, nor ask or write anything on its terminal.
+
+    The W&B client lives in a child process (`kws_dist.wandb_mirror`) that does the waiting for the network.
+    Records go to it through a pipe that never blocks; what does not fit stays in memory until there is room.
+    """
+
+    BACKLOG_LIMIT_BYTES = 64 << 20  # some 200,000 records: a client that far behind will not come back
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        mode: WandbMode,
+        config: dict[str, Any],
+        warn: Callable[[str], None],
+        project: str = "kws_dist",
+        init_timeout_s: float = 20.0,
+        finish_timeout_s: float = 30.0,
+    ) -> None:
+        self._warn = warn
+        self._finish_timeout_s = finish_timeout_s
+        self._folder = run_dir / "wandb"
+        self._backlog = b""
+        self._heard = b""
+        self._child = None if mode == "disabled" else self._start()
+        self._send(
+            {
+                "run_dir": run_dir.resolve(),
+                "mode": mode,
+                "project": project,
+                "name": run_dir.resolve().name,
+                "id": wandb_id(run_dir) if self._child else None,
+                "config": config,
+                "init_timeout_s": init_timeout_s,
+                "finish_timeout_s": finish_timeout_s * 0.7,  # so that it gives up before it is made to
+                "sync_offline": f"wandb sync {shlex.quote(str(self._folder))}/offline-run-*",
+                "sync_online": f"wandb sync --include-online {shlex.quote(str(self._folder))}/run-*",
+                "trainer_pid": os.getpid(),
+            }
+        )
+
+    def log(self, record: Record) -> None:
+        """Mirror the record on the step that it names."""
+        self._send({"record": record})
+
+    def log_image(self, name: str, path: Path) -> None:
+        """Mirror a picture on the step of the last record."""
+        self._send({"image": name, "path": path.resolve()})
+
+    def finish(self, exit_code: int, summary: Record) -> None:
+        """Hand over what is left and wait for the upload, at most `finish_timeout_s`."""
+        deadline_s = time.monotonic() + self._finish_timeout_s
+        self._send({"exit_code": exit_code, "summary": summary})
+        while self._child and self._backlog and time.monotonic() < deadline_s:
+            assert self._child.stdin
+            select.select([], [self._child.stdin], [], 0.1)
+            self._push()
+        if not self._child:
+            return
+        assert self._child.stdin
+        self._child.stdin.close()
+        try:
+            self._child.wait(max(0.0, deadline_s - time.monotonic()))
+            self._stop()
+        except subprocess.TimeoutExpired:
+            self._stop(f"W&B took longer than {self._finish_timeout_s:.0f} s to finish and was left behind.")
+
+    def _start(self) -> "subprocess.Popen[bytes] | None":
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / "client.log").open("ab") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "kws_dist.wandb_mirror"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    # Its own telemetry would hold up the end for another 10 s when the network hangs.
+                    env={"WANDB_ERROR_REPORTING": "false", **os.environ},
+                    start_new_session=True,  # Ctrl-C is for the trainer, which then finishes W&B in order
+                )
+        except OSError as error:
+            self._warn(f"W&B is off, because its client does not start: {error}.")
+            return None
+        assert child.stdin
+        assert child.stdout
+        os.set_blocking(child.stdin.fileno(), False)
+        os.set_blocking(child.stdout.fileno(), False)
+        return child
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._child:
+            self._backlog += to_json(message).encode() + b"\n"
+            self._push()
+
+    def _push(self) -> None:
+        """Write what the pipe takes, and pass on what the client has to say."""
+        assert self._child
+        assert self._child.stdin
+        try:
+            written = os.write(self._child.stdin.fileno(), self._backlog)
+            self._backlog = self._backlog[written:]
+        except BlockingIOError:
+            if len(self._backlog) > self.BACKLOG_LIMIT_BYTES:
+                self._stop("W&B is off: its client has stopped taking records.")
+                return
+        except BrokenPipeError:
+            self._stop()
+            return
+        self._pass_on(self._child)
+
+    def _pass_on(self, child: "subprocess.Popen[bytes]") -> None:
+        """Warn with every whole line that the client has written."""
+        assert child.stdout
+        while chunk := child.stdout.read():
+            self._heard += chunk
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            self._warn(line.decode(errors="replace"))
+
+    def _stop(self, reason: str = "") -> None:
+        """Let go of the client; `reason` says why, where it is not at its end by itself."""
+        assert self._child
+        child, self._child = self._child, None
+        if reason:
+            child.kill()
+        try:
+            status = child.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            status = child.wait()
+        self._pass_on(child)
+        if not reason and status not in (0, TOLD):
+            reason = f"W&B is off, because its client ended early; see {self._folder / 'client.log'}."
+        if reason:
+            self._warn(reason)
+
+
+def wandb_id(run_dir: Path) -> str:
+    """Return the W&B id of the run, kept in `wandb_id` from the first call on, so that a resume finds its run."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name("wandb_id.tmp")
+        new.write_text("".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)) + "\n")
+        new.replace(path)
+    return path.read_text().strip()

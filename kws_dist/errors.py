@@ -4,6 +4,11 @@ Entry points print the sentence without a traceback (unless `--debug`) and exit 
 exception is a fault of this program and keeps its traceback.
 """
 
+import sys
+from collections.abc import Callable
+
+_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
 
 class UsageError(ValueError):
     """Something was asked for wrongly: a flag, a path, a file of settings. Nothing was damaged."""
@@ -15,3 +20,26 @@ class DataError(RuntimeError):
     """Something on disk is damaged or cannot be read, so going on would train on wrong data."""
 
     exit_code = 1
+
+
+def main_guard(main: Callable[[], int | None], debug: bool) -> int:
+    """Run an entry point and return its exit code, with an error meant for a person printed as one sentence.
+
+    `debug` lets the error through with its traceback. Other exceptions always keep theirs, except that of a
+    file which cannot be used: its name and the reason are all there is to say.
+    """
+    try:
+        return main() or 0
+    except (UsageError, DataError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        print(_sentence(error), file=sys.stderr)
+        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by the keyboard"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,112 @@
+"""The device worker: draw numbers in, ready batches on the device out."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kws_dist.data.sampler import BatchSlice, Draws, Sampler
+from kws_dist.data.store import Store
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank, on the device."""
+
+    features: Tensor
+    """`(B, 1, bins, frames)` float32."""
+    labels: Tensor
+    """`(B,)` int64."""
+    weights: Tensor
+    """`(B,)` float32: 0 for rows that only fill the batch up."""
+    draws: Draws
+    """What was drawn, on the host."""
+
+
+class DeviceWorker:
+    """Turns draws into batches: gather int16 PCM -> decode -> augment -> features, some batches ahead.
+
+    On a GPU a thread queues this work on a side stream, so the training step finds its batch ready and nothing
+    waits for the host. On a CPU there is nothing to overlap with, so by default the same code runs inline.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sampler: Sampler,
+        front_end: nn.Module,
+        batch_slice: BatchSlice,
+        device: torch.device,
+        *,
+        ahead: int | None = None,
+    ) -> None:
+        """`ahead`: how many batches to have ready, 0 for inline; by default 0 on a CPU and 2 on a GPU."""
+        self._store, self._sampler, self._front_end, self._slice = store, sampler, front_end, batch_slice
+        self._device = device
+        self._labels = torch.from_numpy(store.rows.label).to(device)
+        self._ahead = (2 if device.type == "cuda" else 0) if ahead is None else ahead
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.wait_s = 0.0
+        """How long the caller waited for data: for a batch to be ready, or inline for draws and gather."""
+
+    def draw_numbers(self, step: int) -> NDArray[np.int64]:
+        """Return the draw numbers of a whole step, over all ranks: `(global_batch,)`."""
+        first = step * self._slice.global_batch
+        return np.arange(first, first + self._slice.global_batch)
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield the micro-batches of the steps `first_step <= step < last_step`, in order."""
+        places = [(step, micro) for step in range(first_step, last_step) for micro in range(self._slice.accumulate)]
+        if self._ahead == 0:
+            for place in places:
+                yield self._prepare(*place)
+        else:
+            yield from self._from_thread(places)
+
+    def _from_thread(self, places: list[tuple[int, int]]) -> Iterator[Batch]:
+        ready: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="device-worker")
+        try:
+            for number in range(len(places) + self._ahead):
+                if number < len(places):
+                    ready.append(pool.submit(self._prepare_on_stream, *places[number]))
+                if number >= self._ahead:
+                    yield self._received(ready.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _received(self, future: "Future[tuple[Batch, torch.cuda.Event | None]]") -> Batch:
+        started_s = time.perf_counter()
+        batch, event = future.result()
+        self.wait_s += time.perf_counter() - started_s
+        if event is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(event)
+            for tensor in (batch.features, batch.labels, batch.weights):
+                tensor.record_stream(current)  # or its memory could be reused before the step has read it
+        return batch
+
+    def _prepare_on_stream(self, step: int, micro_step: int) -> tuple[Batch, torch.cuda.Event | None]:
+        if self._stream is None:
+            return self._prepare(step, micro_step), None
+        with torch.cuda.stream(self._stream):
+            batch = self._prepare(step, micro_step)
+            return batch, self._stream.record_event()
+
+    @torch.no_grad()
+    def _prepare(self, step: int, micro_step: int) -> Batch:
+        started_s = time.perf_counter()
+        draws = self._sampler.draws(self._slice.draw_numbers(step, micro_step))
+        pcm = self._store.gather(draws.clip)
+        if self._ahead == 0:
+            self.wait_s += time.perf_counter() - started_s
+        numbers = torch.from_numpy(draws.t).to(self._device, non_blocking=True)
+        clip = torch.from_numpy(draws.clip).to(self._device, non_blocking=True)
+        weights = torch.from_numpy(draws.weight).to(self._device, non_blocking=True)
+        return Batch(self._front_end(pcm, numbers), self._labels[clip], weights, draws)

@@ -1,0 +1,112 @@
+"""Exact evaluation on any number of ranks: every clip counts once, whatever the batch size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler
+from kws_dist.data.store import Store
+from kws_dist.data.workers import DeviceWorker
+from kws_dist.evaluation.interval import wilson_interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model got right: all figures follow from the counts."""
+
+    confusion: NDArray[np.int64]
+    """`(C, C)` clips: rows are the true words, columns the predicted ones."""
+    loss: float
+    """Mean cross-entropy."""
+
+    @property
+    def n(self) -> int:
+        """Clips evaluated."""
+        return int(self.confusion.sum())
+
+    @property
+    def correct(self) -> int:
+        """Clips whose most likely word is the true one."""
+        return int(self.confusion.trace())
+
+    @property
+    def accuracy(self) -> float:
+        """`correct / n`."""
+        return self.correct / self.n
+
+    def as_dict(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the figures for a JSON file; the interval is Wilson's at 95 %."""
+        per_word = {
+            word: {"n": int(row.sum()), "correct": int(row[label])}
+            for label, (word, row) in enumerate(zip(words, self.confusion, strict=True))
+        }
+        low, high = wilson_interval(self.correct, self.n)
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "n": self.n,
+            "correct": self.correct,
+            "loss": self.loss,
+            "per_word": per_word,
+        }
+
+
+class Evaluator:
+    """Evaluates models on all clips of one split; every rank takes its share and gets the whole result."""
+
+    def __init__(
+        self,
+        store: Store,
+        front_end: nn.Module,
+        accelerator: Accelerator,
+        *,
+        num_classes: int,
+        batch_per_rank: int = 256,
+    ) -> None:
+        world = accelerator.num_processes
+        batch_slice = BatchSlice(global_batch=batch_per_rank * world, rank=accelerator.process_index, world=world)
+        sampler = ExactlyOnceSampler(len(store.rows), seed=0, global_batch=batch_slice.global_batch, shuffle=False)
+        self.steps = sampler.steps_per_epoch
+        self._worker = DeviceWorker(store, sampler, front_end, batch_slice, accelerator.device)
+        self._accelerator, self._num_classes = accelerator, num_classes
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module, *, steps: int | None = None) -> Evaluation:
+        """Evaluate `model` (as it is on each rank, so they must agree); `steps` limits it to some batches.
+
+        All ranks must call it together.
+        """
+        model.eval()
+        device = self._accelerator.device
+        confusion = torch.zeros(self._num_classes**2, dtype=torch.int64, device=device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        for batch in self._worker.batches(0, steps or self.steps):
+            with self._accelerator.autocast():
+                logits = model(batch.features)
+            real = batch.weights > 0
+            cell = batch.labels * self._num_classes + logits.argmax(1)
+            confusion.scatter_add_(0, cell, real.long())
+            losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+            loss_sum += (losses.double() * real).sum()
+        confusion, loss_sum = self._accelerator.reduce((confusion, loss_sum), "sum")  # pyright: ignore
+        counts = confusion.view(self._num_classes, -1).cpu().numpy()
+        return Evaluation(counts, loss_sum.item() / max(int(counts.sum()), 1))
+
+
+def match_labels(labels: NDArray[np.int64], words: Sequence[str], model_words: Sequence[str]) -> NDArray[np.int64]:
+    """Translate labels that number `words` into those that number `model_words`, by word.
+
+    Raises `KeyError` with the list of the words that the model does not know.
+    """
+    unknown = sorted(set(words) - set(model_words))
+    if unknown:
+        raise KeyError(unknown)
+    return np.array([model_words.index(word) for word in words], np.int64)[labels]

@@ -1,0 +1,54 @@
+"""Files that are either whole or not there: written under another name, flushed to the disk, then renamed."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kws_dist.errors import UsageError
+
+
+def temporary(path: Path) -> Path:
+    """The name under which `path` is written until it is whole."""
+    return path.with_name(f"{path.name}.tmp")
+
+
+def commit(file: BinaryIO, path: Path) -> None:
+    """Flush `file`, open for writing as `temporary(path)`, close it and give it its name, in that order on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    temporary(path).replace(path)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that a crash leaves the old one or the new one."""
+    with temporary(path).open("wb") as file:
+        file.write(data)
+        commit(file, path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one writer at a time; a second one gets a `UsageError`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{folder}: another process is writing to it; wait for it to end") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a crash of the machine."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,32 @@
+"""Settings of the whole process that make a CPU fast."""
+
+import ctypes
+import os
+import platform
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEEP_BYTES = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next tensor instead of handing it back to the system.
+
+    Every training step frees and takes again the same tens of megabytes. Handed back, each page of them is faulted
+    in and zeroed anew at every step: measured, a BC-ResNet-1 step on a CPU takes 1.25 times as long.
+    Does nothing on other C libraries.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def use_cores() -> None:
+    """Give this process its share of the machine's cores.
+
+    `accelerate launch` sets OMP_NUM_THREADS to 1 unless told otherwise, which would leave the other cores idle.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and accelerate count them
+    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // processes, 1))

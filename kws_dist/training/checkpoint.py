@@ -1,0 +1,172 @@
+"""Checkpoints that are either whole or not there: safetensors and JSON, checked by size and SHA-256.
+
+A checkpoint is a folder. It is written under the name `....tmp`, every file is flushed to the disk, the manifest
+comes last, and only then does the folder get its name. Older ones go only after that, and never below two whole ones.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from kws_dist.errors import DataError
+from kws_dist.files import sync_folder
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_OLD = ".old"
+_TMP = ".tmp"
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, as read back."""
+
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by file stem: `weights`, `optimizer`, ..."""
+    state: dict[str, Any]
+    """Everything else: step, seed, configuration, ..."""
+
+
+def step_name(step: int) -> str:
+    """Return the folder name of a step's checkpoint; sorted by name is sorted by step."""
+    return f"step-{step:08d}"
+
+
+def save(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint to the folder `path`, replacing what is there only once the new one is whole."""
+    draft = path.with_name(path.name + _TMP)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    contents = {
+        f"{name}.safetensors": safetensors.torch.save({key: tensor.contiguous() for key, tensor in part.items()})
+        for name, part in tensors.items()
+    }
+    contents[STATE] = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1).encode()
+    manifest = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
+    contents[MANIFEST] = json.dumps(manifest, indent=1).encode()  # a dict keeps its order: the manifest is last
+    for name, data in contents.items():
+        _write_through(draft / name, data)
+    sync_folder(draft)
+    _swap_in(draft, path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and check every byte of it; `DataError` says which file is wrong."""
+    manifest = _manifest(path)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    state: dict[str, Any] = {}
+    for name, expected in manifest.items():
+        data = _checked(path / name, expected)
+        if name.endswith(".safetensors"):
+            tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
+        elif name == STATE:
+            state = json.loads(data)
+    if state.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{path / STATE}: format version {state.get('format_version')} is not {FORMAT_VERSION}")
+    return Checkpoint(path, tensors, state)
+
+
+def newest(folder: Path, on_skip: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest step checkpoint that is whole; `on_skip` is told of each newer one that is not, and why."""
+    for path in reversed(step_folders(folder)):
+        try:
+            return load(path)
+        except DataError as error:
+            on_skip(f"checkpoint {path.name} is skipped: {error}")
+    return None
+
+
+def best_path(folder: Path) -> Path:
+    """Return where the best checkpoint is; if a crash fell between the two renames of a swap, its predecessor."""
+    best = folder / "best"
+    old = best.with_name("best" + _OLD)
+    return old if old.exists() and not best.exists() else best
+
+
+def prune(folder: Path, keep: int = 2) -> None:
+    """Remove the oldest step checkpoints and drafts of crashed saves, as long as `keep` newer ones are whole."""
+    for draft in folder.glob(f"step-*{_TMP}"):
+        shutil.rmtree(draft)
+    whole = 0
+    for path in reversed(step_folders(folder)):
+        if whole >= keep:
+            shutil.rmtree(path)
+        elif _is_whole(path):
+            whole += 1
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Return the step checkpoints under `folder`, oldest first, whole or not."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
+
+
+def _swap_in(draft: Path, path: Path) -> None:
+    """Give the draft its name; a folder cannot replace a full one in one rename, so that one steps aside first."""
+    old = path.with_name(path.name + _OLD)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    draft.rename(path)
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        for name, expected in _manifest(path).items():
+            _checked(path / name, expected)
+    except DataError:
+        return False
+    return True
+
+
+def _manifest(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        valid = all(
+            Path(name).name == name and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
+            for name, entry in manifest.items()
+        )
+    except OSError as error:
+        raise DataError(f"{path / MANIFEST} cannot be read ({error.strerror})") from None
+    except (ValueError, AttributeError, TypeError, KeyError):
+        valid = False
+        manifest = {}
+    if not valid or STATE not in manifest:
+        raise DataError(f"{path / MANIFEST} is damaged")
+    return manifest
+
+
+def _checked(path: Path, expected: Mapping[str, Any]) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    if len(data) != expected["bytes"]:
+        raise DataError(f"{path} has {len(data)} bytes, not {expected['bytes']}")
+    if _sha256(data) != expected["sha256"]:
+        raise DataError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

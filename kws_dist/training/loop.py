@@ -1,0 +1,213 @@
+"""The training loop, and what it does between steps: log, validate, save, stop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kws_dist.config import TrainConfig
+from kws_dist.data.sampler import Sampler
+from kws_dist.data.store import Store
+from kws_dist.data.workers import DeviceWorker
+from kws_dist.display import Display
+from kws_dist.errors import TrainingError
+from kws_dist.evaluation.evaluate import Evaluation, Evaluator
+from kws_dist.tracking import Tracker
+from kws_dist.training.optim import learning_rate
+from kws_dist.training.step import StepFigures, TrainStep
+
+
+@dataclass
+class Progress:
+    """How far a run is; part of every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps taken; with the seed and the data, it says all about the draws to come."""
+    clips: int = 0
+    """Clips trained on."""
+    train_s: float = 0.0
+    """Time spent in training steps, over all jobs of the run."""
+    best_step: int = 0
+    """Step of the best validation so far; 0 if there was none."""
+    best_accuracy: float = 0.0
+    best_loss: float = 0.0
+
+    def is_better(self, evaluation: Evaluation) -> bool:
+        """Return whether this is the best validation so far: by accuracy, and by loss where that ties."""
+        best = (self.best_accuracy, -self.best_loss)
+        return self.best_step == 0 or (evaluation.accuracy, -evaluation.loss) > best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop works with. Every rank has its own; only rank 0's tracker and display do anything."""
+
+    step: TrainStep
+    worker: DeviceWorker
+    sampler: Sampler
+    store: Store
+    validate: Evaluator | None
+    evaluated_model: Callable[[], nn.Module]
+    """The model whose accuracy counts, the same on all ranks; all ranks must call it together."""
+    save: Callable[[Progress, bool], None]
+    """Save a checkpoint, and also as the best one if told so; all ranks must call it together."""
+    stop_asked: Callable[[], bool]
+    tracker: Tracker
+    display: Display
+
+
+class Loop:
+    """Trains from `progress.step` to the end, or until asked to stop."""
+
+    def __init__(self, parts: Parts, config: TrainConfig, progress: Progress) -> None:
+        self.parts, self.config, self.progress = parts, config, progress
+        self.steps_per_epoch = parts.sampler.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self._stopping = False
+        self._epoch = _Mean()
+        self._interval = _Interval(parts.worker)
+
+    def run(self) -> bool:
+        """Train; return whether the end was reached. All ranks take the same way through here."""
+        while self.progress.step < self.total_steps and not self._stopping:
+            started_s = time.monotonic()
+            self._train_to_end_of_epoch()
+            epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
+            if not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs):
+                self._validate(epoch, started_s)
+            else:
+                self.parts.save(self.progress, False)
+        return self.progress.step == self.total_steps
+
+    def _train_to_end_of_epoch(self) -> None:
+        first = self.progress.step
+        last = (first // self.steps_per_epoch + 1) * self.steps_per_epoch
+        batches = self.parts.worker.batches(first, last)
+        self._interval.restart()
+        for step in range(first, last):
+            real_rows = self.parts.sampler.real_rows(step)
+            self.parts.step(batches, step=step, real_rows=real_rows, rate=self.rate(step))
+            self.progress.step = step + 1
+            self.progress.clips += real_rows
+            self._interval.clips += real_rows
+            save = self._due(self.config.save_every_steps) and step + 1 < last
+            if self._due(self.config.log_every_steps) or save or step + 1 == last:
+                self._log()
+            if self._stopping:
+                break
+            if save:
+                self.parts.save(self.progress, False)
+                self._interval.restart()  # the time of a save is not training time
+        batches.close()
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return learning_rate(
+            step,
+            peak=self.config.learning_rate,
+            warmup_steps=round(self.config.warmup_epochs * self.steps_per_epoch),
+            total_steps=self.total_steps,
+        )
+
+    def _log(self) -> None:
+        figures = self.parts.step.read(self.parts.stop_asked())
+        self._stopping = figures.stop
+        interval_s, wait_s, clips = self._interval.restart()
+        self.progress.train_s += interval_s
+        self._epoch.add(figures.loss, clips)
+        rate = self.rate(self.progress.step - 1)
+        record = {
+            "train/loss": figures.loss,
+            "train/accuracy": figures.accuracy,
+            "train/learning_rate": rate,
+            "train/gradient_norm": figures.gradient_norm,
+            "train/skipped_steps": figures.skipped_steps,
+            "perf/clips_per_s": clips / interval_s,
+            "perf/data_wait_share": wait_s / interval_s,
+        }
+        self.parts.tracker.log({**self._place(), **record})
+        self.parts.display.update(
+            self.progress.step,
+            epoch=(self.progress.step - 1) // self.steps_per_epoch + 1,
+            loss=figures.loss,
+            accuracy=figures.accuracy,
+            learning_rate=rate,
+            clips_per_s=clips / interval_s,
+            data_wait_share=wait_s / interval_s,
+        )
+        if figures.bad_steps_in_row >= self.config.max_bad_steps:
+            raise TrainingError(self._bad_steps_sentence(figures, rate))
+
+    def _validate(self, epoch: int, started_s: float) -> None:
+        """Evaluate on the validation split, save, and note if this is the best so far."""
+        evaluation = self.parts.validate(self.parts.evaluated_model()) if self.parts.validate else None
+        progress = self.progress
+        is_best = evaluation is None or progress.is_better(evaluation)
+        if is_best:
+            progress.best_step = progress.step
+        if evaluation and is_best:
+            progress.best_accuracy, progress.best_loss = evaluation.accuracy, evaluation.loss
+        self.parts.save(progress, is_best)
+        if evaluation:
+            record = {"val/loss": evaluation.loss, "val/accuracy": evaluation.accuracy}
+            self.parts.tracker.log({**self._place(), **record})
+        self.parts.display.epoch_row(
+            epoch,
+            train_loss=self._epoch.take(),
+            val_loss=evaluation.loss if evaluation else None,
+            val_accuracy=evaluation.accuracy if evaluation else None,
+            is_best=is_best,
+            learning_rate=self.rate(progress.step - 1),
+            time_s=time.monotonic() - started_s,
+        )
+
+    def _due(self, every_steps: int) -> bool:
+        return every_steps > 0 and self.progress.step % every_steps == 0
+
+    def _place(self) -> dict[str, Any]:
+        return {"step": self.progress.step, "clips_seen": self.progress.clips, "time_s": self.progress.train_s}
+
+    def _bad_steps_sentence(self, figures: StepFigures, rate: float) -> str:
+        step = self.progress.step - 1
+        batch = self.parts.worker.draw_numbers(step)
+        keys = [self.parts.store.rows.keys[clip] for clip in self.parts.sampler.draws(batch).clip[:8]]
+        return (
+            f"{figures.bad_steps_in_row} steps in a row, up to step {step}, had a loss or gradient that is not finite,"
+            f" at learning rate {rate:.3g}; the last batch began with {', '.join(keys)}: lower --train.learning_rate,"
+            " set --train.clip_norm, or look at those clips; the last checkpoint is kept"
+        )
+
+
+class _Interval:
+    """What went by since the last log point."""
+
+    def __init__(self, worker: DeviceWorker) -> None:
+        self._worker = worker
+        self.clips = 0
+        self.restart()
+
+    def restart(self) -> tuple[float, float, int]:
+        """Start anew; return seconds, of which waiting for data, and clips since the last start."""
+        now_s, clips = time.perf_counter(), self.clips
+        passed_s = now_s - getattr(self, "_started_s", now_s)
+        waited_s = self._worker.wait_s - getattr(self, "_waited_s", 0.0)
+        self._started_s, self._waited_s, self.clips = now_s, self._worker.wait_s, 0
+        return passed_s, waited_s, clips
+
+
+class _Mean:
+    """A mean over clips, emptied when taken."""
+
+    def __init__(self) -> None:
+        self._sum, self._clips = 0.0, 0
+
+    def add(self, value: float, clips: int) -> None:
+        self._sum, self._clips = self._sum + value * clips, self._clips + clips
+
+    def take(self) -> float:
+        mean = self._sum / self._clips if self._clips else math.nan
+        self._sum, self._clips = 0.0, 0
+        return mean

@@ -1,0 +1,105 @@
+"""The words around a training: what is about to run, how it went, what to do next."""
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kws_dist.display import Display, duration
+from kws_dist.evaluation import plots
+from kws_dist.evaluation.evaluate import Evaluation
+from kws_dist.metrics_file import read_metrics
+from kws_dist.run import RunFolder
+from kws_dist.tracking import Tracker
+
+if TYPE_CHECKING:
+    from kws_dist.training.session import Job
+
+Results = dict[str, Evaluation]
+
+
+def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
+    """Return the table of what is about to run."""
+    config, dataset, batch = job.config, job.data.dataset, job.batch_slice
+    clips = ", ".join(f"{split} {len(store.rows):,}" for split, store in job.data.stores.items())
+    begin = f"step {start_step} of {job.total_steps}" if start_step else "a new run"
+    return {
+        "run folder": str(job.run.path),
+        "starts at": begin,
+        "model": f"{_model_name(job)}, {parameter_count(job.learner.model):,} parameters",
+        "data": f"{config.data.shards}, digest {dataset.digest[:12]}",
+        "clips": clips,
+        "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks x {batch.accumulate} accumulated",
+        "length": f"{config.train.epochs} epochs x {job.sampler.steps_per_epoch} steps",
+        "precision": {"no": "fp32"}.get(job.accelerator.mixed_precision, job.accelerator.mixed_precision),
+        "device": device_name(job.accelerator.device),
+        "seed": str(config.seed),
+    }
+
+
+def summary(results: Results, job: "Job", best_step: int, train_clips: int, train_s: float) -> dict[str, Any]:
+    """Return the content of `result.json`."""
+    words = job.data.dataset.words
+    return {
+        **{split: evaluation.as_dict(words) for split, evaluation in results.items()},
+        "best_step": best_step,
+        "steps": job.total_steps,
+        "train_clips": train_clips,
+        "train_s": train_s,
+        "train_clips_per_s": train_clips / train_s if train_s else None,
+        "parameters": parameter_count(job.learner.model),
+        "skipped_clips": len(job.data.skipped_keys),
+    }
+
+
+def draw_plots(run: RunFolder, results: Results, words: tuple[str, ...], tracker: Tracker) -> None:
+    """Write results.png and confusion.png (of the test split, or else of the validation split)."""
+    curves, matrix = run.path / "results.png", run.path / "confusion.png"
+    plots.learning_curves(read_metrics(run.metrics_file), curves)
+    tracker.log_image("results", curves)
+    for evaluation in list(results.values())[-1:]:
+        plots.confusion(evaluation.confusion, words, matrix)
+        tracker.log_image("confusion", matrix)
+
+
+def show_end(display: Display, run: RunFolder, result: dict[str, Any]) -> None:
+    """Show the results and the commands that are likely to come next."""
+    rows = {split: _accuracy_line(result[split]) for split in ("val", "test") if split in result}
+    rows["best step"] = f"{result['best_step']} of {result['steps']}"
+    if result["train_clips_per_s"]:
+        rows["training"] = f"{duration(result['train_s'])}, {result['train_clips_per_s']:.0f} clips/s"
+    rows["run folder"] = str(run.path)
+    folder = shlex.quote(str(run.path))
+    commands = [
+        f"python launch/evaluate.py --run_dir {folder}",
+        f"accelerate launch launch/train.py --config {folder}/config.yaml --run_dir {folder}-again --seed 1",
+    ]
+    display.finish(rows, commands)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of trainable weights."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _model_name(job: "Job") -> str:
+    params = job.config.model.params
+    return job.config.model.name + (
+        f" ({', '.join(f'{name} {value}' for name, value in params.items())})" if params else ""
+    )
+
+
+def _accuracy_line(figures: dict[str, Any]) -> str:
+    low, high = figures["accuracy_low"], figures["accuracy_high"]
+    return (
+        f"accuracy {figures['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f},"
+        f" {figures['correct']:,} of {figures['n']:,} clips"
+    )

@@ -1,0 +1,68 @@
+"""Where a job begins: at a checkpoint of its run, at one that was named, or from scratch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kws_dist.config import Config
+from kws_dist.errors import DataError, UsageError
+from kws_dist.run import RunFolder
+from kws_dist.training import checkpoint
+from kws_dist.training.checkpoint import Checkpoint
+
+FINISHED = "finished"
+
+
+def where(
+    run: RunFolder, config: Config, facts: dict[str, Any], *, total_steps: int, on_skip: Callable[[str], None]
+) -> str | None:
+    """Return the checkpoint folder to go on from, None to begin from scratch, or `FINISHED`.
+
+    Raises `UsageError` when the run was made with other data or settings, `DataError` when it has checkpoints but
+    none is whole. `on_skip` is told of damaged checkpoints that are passed over.
+    """
+    if config.resume not in ("auto", "never"):
+        found = checkpoint.load(_existing(Path(config.resume)))
+        _check_facts(found, facts, f"--resume {config.resume}")
+        return str(found.path)
+    if run.status() is None and not checkpoint.step_folders(run.checkpoints):
+        return None
+    if config.resume == "never":
+        raise UsageError(f"--run_dir {run.path} holds a run already: choose another, or --resume auto to go on with it")
+    found = checkpoint.newest(run.checkpoints, on_skip)
+    if found is None and checkpoint.step_folders(run.checkpoints):
+        raise DataError(f"{run.checkpoints} holds no checkpoint that is whole: begin again with another --run_dir")
+    if found:
+        _check_facts(found, facts, f"--run_dir {run.path}")
+    run.check_same_settings(config)
+    if found is None:
+        return None
+    reached_end = found.state["step"] >= total_steps
+    return FINISHED if run.status() == "finished" and reached_end else str(found.path)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_dir():
+        raise UsageError(f"--resume {path}: there is no such checkpoint; give auto, never or a checkpoint folder")
+    return path
+
+
+def _check_facts(found: Checkpoint, facts: dict[str, Any], what: str) -> None:
+    """Refuse to go on when the draws to come would not be those that the checkpoint was on the way to."""
+    state = found.state
+    if state["dataset_digest"] != facts["dataset_digest"]:
+        raise UsageError(
+            f"{what} was trained on another dataset (digest {state['dataset_digest'][:12]}, and --data.shards has"
+            f" {facts['dataset_digest'][:12]}): give the shards that it began with, or choose another --run_dir"
+        )
+    for name, now in facts.items():
+        if state[name] != now:
+            raise UsageError(f"{what}: {_difference(name, state[name], now)}; go back, or choose another --run_dir")
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in {**was, **now}:
+            if was.get(key) != now.get(key):
+                return _difference(f"{name}.{key}", was.get(key), now.get(key))
+    return f"{name} was {was} and is now {now}"

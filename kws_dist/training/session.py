@@ -1,0 +1,276 @@
+"""One job of a run: build every part from the settings, go on where the run left off, train, judge the result."""
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from rich.console import Console
+
+from kws_dist.config import Config, differences, to_yaml
+from kws_dist.data.sampler import BatchSlice, Sampler, build_sampler
+from kws_dist.data.workers import DeviceWorker
+from kws_dist.display import Display, silent
+from kws_dist.errors import DataError, UsageError
+from kws_dist.evaluation.evaluate import Evaluator
+from kws_dist.run import RunFolder, package_versions
+from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb, wandb_id
+from kws_dist.training import checkpoint, report, resume
+from kws_dist.training.buffers import average_buffers
+from kws_dist.training.data import Data, evaluation_front_end, open_data, training_front_end
+from kws_dist.training.learner import Learner, build_learner
+from kws_dist.training.loop import Loop, Parts, Progress
+from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.step import TrainStep
+from kws_dist.training.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is built once from the settings, before anything is read from or written to the run folder."""
+
+    config: Config
+    accelerator: Accelerator
+    data: Data
+    sampler: Sampler
+    batch_slice: BatchSlice
+    learner: Learner
+    run: RunFolder
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.config.train.epochs * self.sampler.steps_per_epoch
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says besides its tensors and progress, all of which a resumed job must agree with."""
+        return {
+            "seed": self.config.seed,
+            "dataset_digest": self.data.dataset.digest,
+            "words": list(self.data.dataset.words),
+            "sampler": {**self.sampler.settings(), "skipped_clips": self.data.stores["train"].skipped_keys},
+        }
+
+
+def build_job(config: Config, accelerator: Accelerator) -> Job:
+    """Open the data and build the model, the same on every rank."""
+    batch_slice = BatchSlice(
+        global_batch=config.train.global_batch,
+        accumulate=config.train.accumulate,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    data = open_data(config.data, accelerator.device, ("train", "val", "test"))
+    if "train" not in data.stores:
+        raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
+    sampler = build_sampler(
+        data.stores["train"].rows.label,
+        seed=config.seed,
+        balance=config.data.balance,
+        global_batch=config.train.global_batch,
+    )
+    learner = build_learner(config, num_classes=len(data.dataset.words), device=accelerator.device)
+    run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
+    return Job(config, accelerator, data, sampler, batch_slice, learner, RunFolder(Path(run_dir)))
+
+
+def run_job(job: Job) -> None:
+    """Train until the end of the run or until asked to stop, and leave a run folder that says how it went."""
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()) and None)
+        console = Console()
+        loaded = _take_up(job, console)
+        if loaded is None:
+            return
+        progress = loaded
+        display, tracker = _watchers(job, console, progress)
+        stack.enter_context(display)
+        stack.enter_context(tracker)
+        display.startup(report.startup_rows(job, progress.step), _changed(job.config), job.data.dataset.words)
+        for key in job.data.skipped_keys:
+            display.warn(f"clip {key} is damaged and left out")
+        finished = Loop(_parts(job, stop, tracker, display), job.config.train, progress).run()
+        if finished:
+            conclude(job, progress, tracker, display)
+        elif job.accelerator.is_main_process:
+            job.run.set_state("stopped", progress.step)
+            display.note(f"stopped at step {progress.step}; the same command goes on from there")
+
+
+def _take_up(job: Job, console: Console) -> Progress | None:
+    """Go on from the right checkpoint, or begin; None if there is nothing left to do."""
+    where = partial(
+        resume.where,
+        job.run,
+        job.config,
+        job.facts,
+        total_steps=job.total_steps,
+        on_skip=partial(console.print, style="yellow", soft_wrap=True),
+    )
+    path = on_rank_0(job.accelerator, where)
+    if path == resume.FINISHED:
+        if job.accelerator.is_main_process:
+            console.print(
+                f"{job.run.path} is finished: test accuracy {job.run.result().get('test', {}).get('accuracy')};"
+                " a larger --train.epochs extends it",
+                soft_wrap=True,
+            )
+        return None
+    if path is None:
+        return Progress()
+    loaded = checkpoint.load(Path(path))
+    job.learner.load(loaded.tensors)
+    return Progress(**loaded.state["progress"])
+
+
+def _parts(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
+    config, accelerator, learner = job.config, job.accelerator, job.learner
+    step = TrainStep(
+        accelerator.prepare_model(learner.model),
+        learner.optimizer,
+        accelerator,
+        seed=config.seed,
+        accumulate=config.train.accumulate,
+        label_smoothing=config.train.label_smoothing,
+        clip_norm=config.train.clip_norm,
+        average=learner.average,
+    )
+    front_end = training_front_end(config, job.data.dataset).to(accelerator.device)
+    store = job.data.stores["train"]
+    return Parts(
+        step=step,
+        worker=DeviceWorker(store, job.sampler, front_end, job.batch_slice, accelerator.device),
+        sampler=job.sampler,
+        store=store,
+        validate=evaluator(job, "val"),
+        evaluated_model=partial(_evaluated_model, job),
+        save=partial(_save, job),
+        stop_asked=lambda: stop.asked,
+        tracker=tracker,
+        display=display,
+    )
+
+
+def evaluator(job: Job, split: str) -> Evaluator | None:
+    """Return an evaluator of a split, or None if the data have no such split."""
+    if split not in job.data.stores:
+        return None
+    front_end = evaluation_front_end(job.config.features, job.data.dataset.sample_rate_hz)
+    return Evaluator(
+        job.data.stores[split],
+        front_end.to(job.accelerator.device),
+        job.accelerator,
+        num_classes=len(job.data.dataset.words),
+    )
+
+
+def _evaluated_model(job: Job) -> torch.nn.Module:
+    average_buffers(job.learner.evaluated, job.accelerator)
+    return job.learner.evaluated
+
+
+def _save(job: Job, progress: Progress, is_best: bool) -> None:
+    """Save on rank 0; every rank goes on with the same batch-norm statistics that were saved."""
+    average_buffers(job.learner.model, job.accelerator)
+    if job.learner.average:
+        average_buffers(job.learner.average.module, job.accelerator)
+    on_rank_0(job.accelerator, partial(_write_checkpoint, job, progress, is_best))
+
+
+def _write_checkpoint(job: Job, progress: Progress, is_best: bool) -> None:
+    state = {
+        "step": progress.step,
+        "draw": progress.step * job.config.train.global_batch,
+        "progress": asdict(progress),
+        **job.facts,
+        "sample_rate_hz": job.data.dataset.sample_rate_hz,
+        "config": to_yaml(job.config),
+        "wandb_id": wandb_id(job.run.path) if job.config.tracking.wandb != "disabled" else None,
+        "versions": package_versions(),
+        "world": job.accelerator.num_processes,
+        "rng": "none to keep: every random number is keyed by (seed, draw) or (seed, step, rank)",
+    }
+    tensors, folder = job.learner.tensors(), job.run.checkpoints
+    try:
+        if is_best:  # first, so that no step checkpoint ever speaks of a best one that is not there yet
+            checkpoint.save(folder / "best", tensors, state)
+        checkpoint.save(folder / checkpoint.step_name(progress.step), tensors, state)
+        checkpoint.prune(folder)
+        job.run.set_state("running", progress.step)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the checkpoint of step {progress.step} cannot be written ({error.strerror})"
+        ) from None
+
+
+def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, Tracker]:
+    if not job.accelerator.is_main_process:
+        return silent(), Tracker([])
+    job.run.begin(job.config)
+    job.run.set_state("running", progress.step)
+    display = Display(
+        console,
+        total_steps=job.total_steps,
+        steps_per_epoch=job.sampler.steps_per_epoch,
+        start_step=progress.step,
+    )
+    metrics = MetricsFile(job.run.metrics_file)
+    metrics.truncate_after(progress.step)
+    sinks: list[Sink] = [metrics]
+    tracking = job.config.tracking
+    if tracking.wandb != "disabled":
+        config = asdict(job.config)
+        sinks.append(
+            Wandb(job.run.path, mode=tracking.wandb, config=config, warn=display.warn, project=tracking.project)
+        )
+    return display, Tracker(sinks)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Set up the process group and the precision.
+
+    DDP does not broadcast batch-norm statistics at each step; `average_buffers` treats them when it matters.
+    """
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    precision = _precision(config.train.precision)
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+
+
+def _precision(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "auto":
+        return "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if wanted == "fp16" and not has_gpu:
+        raise UsageError("--train.precision fp16 needs a GPU: choose fp32 or bf16")
+    return wanted
+
+
+def _changed(config: Config) -> dict[str, str]:
+    skipped = {"config", "run_dir", "data.shards"}  # the table above names them already
+    return {
+        f"--{name}": f"{now} (default {default})"
+        for name, (default, now) in differences(Config(), config).items()
+        if name not in skipped
+    }
+
+
+def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -> None:
+    """Evaluate the best checkpoint on every held-out split and write what the run is judged by."""
+    best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
+    job.learner.load(best.tensors)
+    model = job.learner.evaluated
+    results = {split: evaluate(model) for split in ("val", "test") if (evaluate := evaluator(job, split))}
+    if not job.accelerator.is_main_process:
+        return
+    result = report.summary(results, job, progress.best_step, progress.clips, progress.train_s)
+    job.run.write_result(result)
+    report.draw_plots(job.run, results, job.data.dataset.words, tracker)
+    job.run.set_state("finished", progress.step)
+    tracker.finish(0, {f"{split}/accuracy": evaluation.accuracy for split, evaluation in results.items()})
+    report.show_end(display, job.run, result)

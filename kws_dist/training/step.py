@@ -1,0 +1,123 @@
+"""One optimizer step: micro-batches forward and backward, one update, no wait for the device."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from kws_dist import keyed
+from kws_dist.data.workers import Batch
+from kws_dist.training.optim import MovingAverage
+
+_DROPOUT = 2001  # what a key is for; see `frontend.augment.Purpose`
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What happened since the last reading, over all ranks."""
+
+    loss: float
+    """Mean over the clips, as it was minimised."""
+    accuracy: float
+    gradient_norm: float
+    """Of the last step."""
+    bad_steps_in_row: int
+    """Steps up to now whose loss or gradient was not finite, and that were skipped."""
+    skipped_steps: int
+    """All skipped steps of this process's life."""
+    stop: bool
+    """Some rank was asked to stop."""
+
+
+class TrainStep:
+    """Trains on one global batch at a time; figures stay on the device until they are read.
+
+    The loss is the sum over the global batch's real rows divided by their number, whatever the number of ranks and
+    micro-batches. Random numbers inside the model (dropout) are seeded for each micro-batch from (seed, step,
+    micro-step, rank): the state of the generator never matters, so nothing of it has to be saved.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        accelerator: Accelerator,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        label_smoothing: float = 0.0,
+        clip_norm: float = 0.0,
+        average: MovingAverage | None = None,
+    ) -> None:
+        """`model` as prepared by the accelerator; `clip_norm` 0 is no clipping."""
+        self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
+        self._seed, self._accumulate, self._label_smoothing = seed, accumulate, label_smoothing
+        self._clip_norm, self._average = clip_norm or float("inf"), average
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        device = accelerator.device
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, rows
+        self._norm = torch.zeros((), device=device)
+        self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, ever
+
+    def __call__(self, micro_batches: Iterable[Batch], *, step: int, real_rows: int, rate: float) -> None:
+        """Take optimizer step `step` with learning rate `rate`; `real_rows` is the global batch's true size."""
+        self._model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        for micro_step, batch in zip(range(self._accumulate), micro_batches, strict=False):
+            last = micro_step == self._accumulate - 1
+            self._seed_dropout(step, micro_step)
+            with nullcontext() if last else self._accelerator.no_sync(self._model):
+                self._forward_backward(batch, real_rows)
+        self._update()
+        if self._average:
+            self._average.update(self._accelerator.unwrap_model(self._model), step)
+
+    def _forward_backward(self, batch: Batch, real_rows: int) -> None:
+        with self._accelerator.autocast():
+            logits = self._model(batch.features)
+        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none", label_smoothing=self._label_smoothing)
+        loss = (losses * batch.weights).sum()
+        # DDP averages over ranks what should be summed. A loss that is not finite is made to poison the gradient,
+        # which all ranks share, so that all of them skip the step.
+        scale = torch.where(loss.detach().isfinite(), self._accelerator.num_processes / real_rows, float("nan"))
+        self._accelerator.backward(loss * scale)
+        correct = ((logits.detach().argmax(1) == batch.labels) * batch.weights).sum()
+        self._sums += torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
+
+    def _update(self) -> None:
+        scaler = self._accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self._optimizer)
+        self._norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        bad = ~self._norm.isfinite()
+        self._bad = torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad))
+        if scaler is not None:
+            scaler.step(self._optimizer)  # skips by itself
+            scaler.update()
+        else:
+            self._optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def read(self, stop: bool) -> StepFigures:
+        """Wait for the device, sum the figures over the ranks and start anew. All ranks must call it together.
+
+        `stop`: this rank was asked to stop; carried along, so that all ranks stop at the same step.
+        """
+        asked = torch.tensor([stop], dtype=torch.float64, device=self._sums.device)
+        sums = self._accelerator.reduce(torch.cat((self._sums, asked)), "sum")
+        assert isinstance(sums, Tensor)
+        loss, correct, rows, asked_ranks = sums.tolist()
+        in_row, ever = self._bad.tolist()
+        self._sums.zero_()
+        return StepFigures(loss / rows, correct / rows, self._norm.item(), in_row, ever, asked_ranks > 0)
+
+    def _seed_dropout(self, step: int, micro_step: int) -> None:
+        key = keyed.fold(self._seed, _DROPOUT, step, micro_step, self._accelerator.process_index)
+        torch.manual_seed(key & (2**63 - 1))

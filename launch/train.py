@@ -1,0 +1,25 @@
+"""Train a model: `accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards DIR`."""
+
+import sys
+
+from kws_dist.config import Config, parse
+from kws_dist.errors import main_guard
+from kws_dist.process import keep_freed_memory, use_cores
+from kws_dist.training.session import build_job, make_accelerator, run_job
+
+
+def train(config: Config) -> None:
+    """Run one job from start to end, on every process that was launched."""
+    keep_freed_memory()
+    accelerator = make_accelerator(config)
+    if accelerator.device.type == "cpu":
+        use_cores()
+    run_job(build_job(config, accelerator))
+    # In good order: the rank that hosts the store must not leave first.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    config = parse(sys.argv[1:])
+    raise SystemExit(main_guard(lambda: train(config), debug=config.debug))

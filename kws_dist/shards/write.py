@@ -175,7 +175,8 @@ class _ShardWriter:
 
     def close(self) -> None:
         """Remove what was not finished."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
+            self._file.close()
         temporary(self._path).unlink(missing_ok=True)
 
 

@@ -1,0 +1,25 @@
+"""Fixtures that tests of several folders share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny_corpus
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real recordings; tests that use it carry the marker `real_data`."""
+    return Path(os.environ.get("KWS_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .tar.gz in the official layout: 3 words, 12 speakers, 21 clips for training, 6 val, 9 test, 2 noises."""
+    return tiny_corpus.pack(tmp_path_factory.mktemp("tiny") / "tiny.tar.gz", tiny_corpus.files())
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of `tiny_archive`: 3 train, 1 val, 2 test, 1 noise. Tests copy it before they change anything."""
+    return tiny_corpus.shards_of(tiny_archive, tmp_path_factory.mktemp("tiny") / "shards")

@@ -85,6 +85,6 @@ def _babble(seed: int, vocabulary: Sequence[str], voices: Sequence[str]) -> NDAr
     wave = np.zeros(NOISE_SAMPLES)
     for which, when in uniforms(2 * _TALK_WORDS, "babble", seed).reshape(-1, 2):
         sound = spoken[int(which * len(spoken))]
-        start = int(when * (NOISE_SAMPLES - sound.size))
-        wave[start : start + sound.size] += sound
+        start = int(when * NOISE_SAMPLES)
+        wave[np.arange(start, start + sound.size) % NOISE_SAMPLES] += sound  # round the end: no quiet edges
     return wave

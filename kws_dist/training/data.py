@@ -1,9 +1,11 @@
 """From settings to data: the stores of each split, the sampler, and the front ends."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from kws_dist.config import AugmentConfig, Config, DataConfig, FeaturesConfig
@@ -29,8 +31,13 @@ class Data:
         return [key for store in self.stores.values() for key in store.skipped_keys]
 
 
-def open_data(config: DataConfig, device: torch.device, splits: tuple[str, ...]) -> Data:
-    """Open the shards and load the clips of the splits that exist."""
+def open_data(
+    config: DataConfig, device: torch.device, splits: tuple[str, ...], *, words: tuple[str, ...] = ()
+) -> Data:
+    """Open the shards and load the clips of the splits that exist.
+
+    `words`: the vocabulary of a model, whose numbering the labels are to follow; by default the dataset's own.
+    """
     if not config.shards:
         raise UsageError("--data.shards is missing: name a folder that tools/make_shards.py made")
     dataset = open_dataset(Path(config.shards), check_sizes=config.on_bad_clip != "skip")
@@ -40,11 +47,26 @@ def open_data(config: DataConfig, device: torch.device, splits: tuple[str, ...])
         long=config.long,
         on_bad_clip=config.on_bad_clip,
     )
-    wanted = [split for split in splits if split in dataset.splits]
-    stores = {
-        split: open_store(dataset.rows(split), policy, residency=config.residency, device=device) for split in wanted
-    }
+    stores = {}
+    for split in splits:
+        if split in dataset.splits:
+            rows = dataset.rows(split)
+            rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
+            stores[split] = open_store(rows, policy, residency=config.residency, device=device)
     return Data(dataset, stores)
+
+
+def match_labels(labels: NDArray[np.int64], words: tuple[str, ...], model_words: tuple[str, ...]) -> NDArray[np.int64]:
+    """Translate labels that number `words` into those that number `model_words`: by word, never by number."""
+    spoken = [words[label] for label in np.unique(labels)]
+    unknown = [word for word in spoken if word not in model_words]
+    if unknown:
+        raise UsageError(
+            f"the data hold {len(unknown)} words that the model does not know: {', '.join(unknown)};"
+            f" it knows {', '.join(model_words)}"
+        )
+    number = [model_words.index(word) if word in model_words else -1 for word in words]
+    return np.array(number, np.int64)[labels]
 
 
 def evaluation_front_end(features: FeaturesConfig, sample_rate_hz: int) -> FrontEnd:

@@ -74,20 +74,19 @@ class Loop:
         """Train; return whether the end was reached. All ranks take the same way through here."""
         while self.progress.step < self.total_steps and not self._stopping:
             started_s = time.monotonic()
-            self._train_to_end_of_epoch()
+            self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
             epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
             if not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs):
-                self._validate(epoch, started_s)
+                self.validate(epoch, started_s)
             else:
                 self.parts.save(self.progress, False)
         return self.progress.step == self.total_steps
 
-    def _train_to_end_of_epoch(self) -> None:
-        first = self.progress.step
-        last = (first // self.steps_per_epoch + 1) * self.steps_per_epoch
-        batches = self.parts.worker.batches(first, last)
+    def train_until(self, last: int) -> None:
+        """Take the steps up to, and without, step `last`; fewer if asked to stop."""
+        batches = self.parts.worker.batches(self.progress.step, last)
         self._interval.restart()
-        for step in range(first, last):
+        for step in range(self.progress.step, last):
             real_rows = self.parts.sampler.real_rows(step)
             self.parts.step(batches, step=step, real_rows=real_rows, rate=self.rate(step))
             self.progress.step = step + 1
@@ -141,7 +140,7 @@ class Loop:
         if figures.bad_steps_in_row >= self.config.max_bad_steps:
             raise TrainingError(self._bad_steps_sentence(figures, rate))
 
-    def _validate(self, epoch: int, started_s: float) -> None:
+    def validate(self, epoch: int, started_s: float) -> None:
         """Evaluate on the validation split, save, and note if this is the best so far."""
         evaluation = self.parts.validate(self.parts.evaluated_model()) if self.parts.validate else None
         progress = self.progress

@@ -2,11 +2,12 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def build_optimizer(model: nn.Module, name: str, *, momentum: float, nesterov: bool, weight_decay: float) -> Optimizer:
@@ -63,11 +64,5 @@ class MovingAverage:
         self.module.load_state_dict(weights)
         self._averaged.n_averaged.fill_(1)  # anything but 0, where the first update would overwrite them
 
-    @torch.no_grad()
-    def _average(
-        self, averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: object
-    ) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1.0 - self._current_decay)
-        else:  # counters of batches
-            torch._foreach_copy_(averaged, current)
+    def _average(self, averaged: Any, current: Any, n_averaged: Any) -> None:
+        get_ema_multi_avg_fn(self._current_decay)(averaged, current, n_averaged)

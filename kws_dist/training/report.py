@@ -30,7 +30,8 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
         "model": f"{_model_name(job)}, {parameter_count(job.learner.model):,} parameters",
         "data": f"{config.data.shards}, digest {dataset.digest[:12]}",
         "clips": clips,
-        "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks x {batch.accumulate} accumulated",
+        "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks"
+        f" x {batch.accumulate} accumulated",
         "length": f"{config.train.epochs} epochs x {job.sampler.steps_per_epoch} steps",
         "precision": {"no": "fp32"}.get(job.accelerator.mixed_precision, job.accelerator.mixed_precision),
         "device": device_name(job.accelerator.device),

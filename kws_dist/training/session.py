@@ -95,7 +95,7 @@ def run_job(job: Job) -> None:
         display.startup(report.startup_rows(job, progress.step), _changed(job.config), job.data.dataset.words)
         for key in job.data.skipped_keys:
             display.warn(f"clip {key} is damaged and left out")
-        finished = Loop(_parts(job, stop, tracker, display), job.config.train, progress).run()
+        finished = Loop(parts_of(job, stop, tracker, display), job.config.train, progress).run()
         if finished:
             conclude(job, progress, tracker, display)
         elif job.accelerator.is_main_process:
@@ -129,7 +129,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
     return Progress(**loaded.state["progress"])
 
 
-def _parts(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
+def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
     config, accelerator, learner = job.config, job.accelerator, job.learner
     step = TrainStep(
         accelerator.prepare_model(learner.model),

@@ -1,0 +1,80 @@
+"""Evaluate a trained run: `accelerate launch launch/evaluate.py --run_dir RUN [--data.shards OTHER] [--split test]`.
+
+The model is rebuilt from the run folder alone. The last line printed is a JSON object with the figures.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from accelerate import Accelerator
+
+from kws_dist.errors import UsageError, main_guard
+from kws_dist.evaluation.evaluate import Evaluator
+from kws_dist.process import keep_freed_memory, use_cores
+from kws_dist.training.data import open_data
+from kws_dist.training.rebuild import rebuild
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """Which clips."""
+
+    shards: str = ""
+    """Folder of shards. Default: the one that the run was trained on."""
+    residency: Literal["auto", "device", "host"] = "auto"
+    """Where clips live: in device memory, or in memory-mapped files."""
+    on_bad_clip: Literal["error", "skip"] = "error"
+    """A damaged clip ends the evaluation, or is left out and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Evaluate a trained run and print the figures as one line of JSON."""
+
+    run_dir: str
+    """Folder of the run."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which clips of the shards."""
+    data: DataArguments = field(default_factory=DataArguments)
+    debug: bool = False
+    """Show tracebacks of errors."""
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Evaluate on every process that was launched; each takes its share of the clips."""
+    keep_freed_memory()
+    accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        use_cores()
+    trained = rebuild(Path(arguments.run_dir))
+    given = arguments.data
+    shards = given.shards or trained.config.data.shards
+    config = replace(trained.config.data, shards=shards, residency=given.residency, on_bad_clip=given.on_bad_clip)
+    data = open_data(config, accelerator.device, (arguments.split,), words=trained.words)
+    if arguments.split not in data.stores:
+        raise UsageError(f"--split {arguments.split}: {shards} holds only {', '.join(data.dataset.splits)}")
+    evaluator = Evaluator(
+        data.stores[arguments.split],
+        trained.front_end.to(accelerator.device),
+        accelerator,
+        num_classes=len(trained.words),
+    )
+    result = evaluator(trained.model.to(accelerator.device))
+    if accelerator.is_main_process:
+        about = {
+            "run_dir": arguments.run_dir,
+            "shards": shards,
+            "split": arguments.split,
+            "step": trained.state["step"],
+        }
+        print(json.dumps({**about, **result.as_dict(trained.words), "skipped_clips": len(data.skipped_keys)}))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Arguments, use_underscores=True)
+    raise SystemExit(main_guard(lambda: evaluate(arguments), debug=arguments.debug))

@@ -6,7 +6,7 @@ the same typed parser, so a typing mistake in either is answered with what was p
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import tyro
 import yaml
 
 from kws_dist.errors import UsageError
+from kws_dist.settings_file import read_settings
 
 Number = int | float | bool | str
 
@@ -89,7 +90,7 @@ class ModelConfig:
     name: str = "bcresnet"
     """Name of a file in kws_dist/models."""
     params: dict[str, Number] = field(default_factory=dict)
-    """Its parameters, as pairs: --model.params tau 3 dropout 0.1"""
+    """Its parameters, as pairs: --model.params tau 3 dropout 0.1. Those of the file stay, if it is the same model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +170,14 @@ class Config:
 def parse(arguments: Sequence[str]) -> Config:
     """Make the settings of a run from a command line; a mistake in it or in its file exits with code 2."""
     file = _config_file(arguments)
-    default = load_file(Path(file)) if file else Config()
-    return _parsed(arguments, default, prog=Path(sys.argv[0]).name, description=Config.__doc__ or "")
+    from_file = load_file(Path(file)) if file else Config()
+    # tyro would make one flag of each parameter in the default, and know no others.
+    default = replace(from_file, model=replace(from_file.model, params={}))
+    config = _parsed(arguments, default, prog=Path(sys.argv[0]).name, description=Config.__doc__ or "")
+    if config.model.name != from_file.model.name:
+        return config
+    params = {**from_file.model.params, **config.model.params}
+    return replace(config, model=replace(config.model, params=params))
 
 
 def load_file(path: Path) -> Config:
@@ -185,14 +192,8 @@ def load_file(path: Path) -> Config:
 
 def load_text(text: str, *, name: str) -> Config:
     """Read YAML settings from a string; `name` says in errors where it is from."""
-    try:
-        # BaseLoader: every scalar stays a string. Plain YAML would read the word "no" as False and 1e-3 as text.
-        content = yaml.load(text, Loader=yaml.BaseLoader) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{name} should hold lines such as `train: {{epochs: 30}}`, not a {type(content).__name__}")
-    return _parsed(list(_as_arguments(content)), Config(), prog=name, description=f"Settings in {name}.")
+    words = read_settings(text, name=name, defaults=dict(_flat(Config())))
+    return _parsed(words, Config(), prog=name, description=f"Settings in {name}.")
 
 
 def to_yaml(config: Config) -> str:
@@ -221,28 +222,13 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
 
 
 def _config_file(arguments: Sequence[str]) -> str:
+    file = ""
     for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument == "--config":
-            return value
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
-    return ""
-
-
-def _as_arguments(settings: dict[str, Any], section: str = "") -> Iterator[str]:
-    """Turn nested settings into command-line words, so that one parser checks both."""
-    for name, value in settings.items():
-        flag = f"--{section}{name}"
-        if flag == "--model.params" and isinstance(value, dict):
-            # Python spells truth with a capital, YAML without.
-            words = [{"true": "True", "false": "False"}.get(word, word) for pair in value.items() for word in pair]
-            yield from (flag, *words) if words else ()
-        elif isinstance(value, dict):
-            yield from _as_arguments(value, f"{section}{name}.")
-        elif section + name in _SWITCHES and value in ("true", "false"):
-            yield flag if value == "true" else f"--{section}no_{name}"
-        else:
-            yield from (flag, *value) if isinstance(value, list) else (flag, value)
+            file = value
+        elif argument.startswith("--config="):
+            file = argument.removeprefix("--config=")
+    return file
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -251,6 +237,3 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-_SWITCHES = {name for name, value in _flat(Config()) if isinstance(value, bool)}

@@ -6,7 +6,7 @@ that says it is absent, which is a state torchaudio itself knows (it is how a so
 """
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 
 def _identity(function):
@@ -19,6 +19,8 @@ def _import_without_extension() -> ModuleType:
         del sys.modules[name]  # what the failed import left behind
     stub = ModuleType("torchaudio._extension")
     stub.__dict__.update(_IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=_identity)
+    # Asked for by torchaudio up to 2.8.
+    stub.__dict__.update(lazy_import_sox_ext=lambda: SimpleNamespace(is_available=lambda: False))
     sys.modules["torchaudio._extension"] = stub
     import torchaudio
 

@@ -1,0 +1,80 @@
+"""Read YAML settings as the words of a command line, so that one typed parser checks a file and a command line."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from kws_dist.errors import UsageError
+
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_PYTHON = {"true": "True", "false": "False", ".inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+"""How Python spells what YAML spells so."""
+
+
+def read_settings(text: str, *, name: str, defaults: Mapping[str, Any]) -> list[str]:
+    """Return the command line that says the same as the YAML `text`; `name` says in errors where it is from.
+
+    `defaults` holds every setting as `{"train.epochs": 30}`, for what only its type can tell. A name that is not
+    among them is passed on, for the parser to say what was probably meant.
+    """
+    try:
+        # BaseLoader: every scalar stays a string. Plain YAML would read the word "no" as False and 1e-3 as text.
+        content = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{name} should hold lines such as `train: {{epochs: 30}}`, not a {type(content).__name__}")
+    try:
+        _refuse_repeated(yaml.compose(text, Loader=yaml.BaseLoader))
+        return list(_words(content, defaults))
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _refuse_repeated(node: yaml.Node | None) -> None:
+    """Raise `ValueError` if a section or a setting is there twice: YAML would drop the first without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise ValueError(f"{key.value} is there twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+            _refuse_repeated(value)
+
+
+def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        path = section + name
+        default = defaults.get(path)
+        if isinstance(value, dict) and isinstance(default, dict):
+            pairs = [_number(word, path) for pair in value.items() for word in pair]
+            yield from (f"--{path}", *pairs) if pairs else ()
+        elif isinstance(value, dict):
+            yield from _words(value, defaults, f"{path}.")
+        elif isinstance(default, dict) or any(known.startswith(f"{path}.") for known in defaults):
+            if value != "":  # a section whose lines are all commented out
+                raise ValueError(f"{path} should be a section of settings, not {value!r}")
+        elif isinstance(default, bool):
+            yield f"--{path}" if _truth(value, path) else f"--{section}no_{name}"
+        else:
+            word = _number(value, path) if isinstance(default, float) else _scalar(value, path)
+            yield from (f"--{path}={word}",) if word.startswith("-") else (f"--{path}", word)
+
+
+def _scalar(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{path} should be one value, not a {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, path: str) -> str:
+    word = _scalar(value, path)
+    return _PYTHON.get(word, word)
+
+
+def _truth(value: Any, path: str) -> bool:
+    word = _scalar(value, path).lower()
+    if word not in _TRUTH:
+        raise ValueError(f"{path} should be true or false, not {value!r}")
+    return _TRUTH[word]

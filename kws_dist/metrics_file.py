@@ -4,10 +4,11 @@ import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from kws_dist.files import write_whole
 
 Record = dict[str, Any]
 """A flat dict of scalars under their full names: `step`, `clips_seen`, `time_s`, `train/loss`, `val/accuracy`."""
@@ -46,19 +47,14 @@ class MetricsFile:
             self._file = None
 
     def _rewrite(self, keep: Callable[[Record], bool]) -> None:
-        """Replace the file in one move: a crash leaves the old file or the new one, never a mixture."""
+        """Keep only some of the whole records."""
         if self._file is not None:
             self._file.close()
             self._file = None
         if not self._path.exists():
             return
         kept = [record for record in read_metrics(self._path) if keep(record)]
-        new = self._path.with_name(self._path.name + ".tmp")
-        with new.open("w", encoding="utf-8") as file:
-            file.writelines(to_json(record) + "\n" for record in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        write_whole(self._path, "".join(to_json(record) + "\n" for record in kept).encode())
 
 
 def read_metrics(path: Path) -> list[Record]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from kws_dist.files import write_whole
 from kws_dist.metrics_file import MetricsFile, Record, read_metrics, to_json
 from kws_dist.wandb_mirror import TOLD
 
@@ -96,7 +97,9 @@ class Wandb:
         self._warn = warn
         self._finish_timeout_s = finish_timeout_s
         self._folder = run_dir / "wandb"
-        self._backlog = b""
+        folder = shlex.quote(str(self._folder))
+        self._sync_all = f"wandb sync --include-online {folder}/*run-*"
+        self._backlog = bytearray()
         self._heard = b""
         self._child = None if mode == "disabled" else self._start()
         self._send(
@@ -105,12 +108,12 @@ class Wandb:
                 "mode": mode,
                 "project": project,
                 "name": run_dir.resolve().name,
-                "id": wandb_id(run_dir) if self._child else None,
+                "id": wandb_id(run_dir) if self._child else "",
                 "config": config,
                 "init_timeout_s": init_timeout_s,
                 "finish_timeout_s": finish_timeout_s * 0.7,  # so that it gives up before it is made to
-                "sync_offline": f"wandb sync {shlex.quote(str(self._folder))}/offline-run-*",
-                "sync_online": f"wandb sync --include-online {shlex.quote(str(self._folder))}/run-*",
+                "sync_offline": f"wandb sync {folder}/offline-run-*",
+                "sync_all": self._sync_all,
                 "trainer_pid": os.getpid(),
             }
         )
@@ -139,7 +142,8 @@ class Wandb:
             self._child.wait(max(0.0, deadline_s - time.monotonic()))
             self._stop()
         except subprocess.TimeoutExpired:
-            self._stop(f"W&B took longer than {self._finish_timeout_s:.0f} s to finish and was left behind.")
+            limit = f"{self._finish_timeout_s:.0f} s"
+            self._stop(f"W&B did not finish within {limit}; upload the rest with `{self._sync_all}`.")
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
         try:
@@ -174,7 +178,7 @@ class Wandb:
         assert self._child.stdin
         try:
             written = os.write(self._child.stdin.fileno(), self._backlog)
-            self._backlog = self._backlog[written:]
+            del self._backlog[:written]
         except BlockingIOError:
             if len(self._backlog) > self.BACKLOG_LIMIT_BYTES:
                 self._stop("W&B is off: its client has stopped taking records.")
@@ -197,14 +201,15 @@ class Wandb:
         """Let go of the client; `reason` says why, where it is not at its end by itself."""
         assert self._child
         child, self._child = self._child, None
-        if reason:
-            child.kill()
-        try:
-            status = child.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            status = child.wait()
-        self._pass_on(child)
+        with child:  # closes the pipes
+            if reason:
+                child.kill()
+            try:
+                status = child.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                status = child.wait()
+            self._pass_on(child)
         if not reason and status not in (0, TOLD):
             reason = f"W&B is off, because its client ended early; see {self._folder / 'client.log'}."
         if reason:
@@ -216,7 +221,6 @@ def wandb_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name("wandb_id.tmp")
-        new.write_text("".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)) + "\n")
-        new.replace(path)
+        letters = string.ascii_lowercase + string.digits
+        write_whole(path, "".join(secrets.choice(letters) for _ in range(8)).encode())
     return path.read_text().strip()

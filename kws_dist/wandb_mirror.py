@@ -19,7 +19,6 @@ from typing import Any
 Message = dict[str, Any]
 Say = Callable[[str], None]
 
-
 TOLD = 3
 """The exit status of a mirror that failed and has said why."""
 
@@ -31,7 +30,7 @@ def mirror(messages: Iterator[Message], say: Say) -> int:
         run = _open_run(settings, say)
         _feed(run, messages)
     except TimeoutError:
-        say(f"W&B did not take everything in time; upload the rest with `{settings['sync_online']}`.")
+        say(f"W&B did not take everything in time; upload the rest with `{settings['sync_all']}`.")
         return TOLD
     # A tracker must not end a training, and the client raises errors of many kinds, its own and the network's.
     except Exception as error:  # noqa: BLE001
@@ -43,12 +42,13 @@ def mirror(messages: Iterator[Message], say: Say) -> int:
 def _open_run(settings: Message, say: Say) -> Any:
     """Open the run, offline when it cannot be opened online."""
     import wandb
-    from wandb.errors import AuthenticationError, Error, UsageError
+    from wandb.errors import AuthenticationError, UsageError
 
     if settings["mode"] == "online":
         try:
             return _init(settings, "online")
-        except Error as error:
+        # Whatever it is, a run that is recorded offline can still be uploaded.
+        except Exception as error:  # noqa: BLE001
             logged_out = isinstance(error, UsageError | AuthenticationError)
             cause = "W&B is not logged in (`wandb login` does that)" if logged_out else "W&B cannot be reached"
             say(

@@ -51,7 +51,7 @@ def speech_commands(
 def synth(
     out: Path,
     words: str,
-    voices: int = 100,
+    voices: int | None = None,
     per_word: int = 200,
     shard_clips: int = SHARD_CLIPS,
     seed: int = 0,
@@ -62,7 +62,7 @@ def synth(
     Args:
         out: Folder for the shards and dataset.json. The same command continues an unfinished folder.
         words: The vocabulary in label order, separated by commas.
-        voices: How many speakers to make up; each is in one split only.
+        voices: How many speakers, each in one split only; all the synthesiser has if left out.
         per_word: Clips of each word, all splits together.
         shard_clips: Most clips in one shard.
         seed: Decides the voices and how clips are dealt over shards.
@@ -72,7 +72,8 @@ def synth(
     def build() -> Source:
         from kws_dist.corpus.synth import Synth  # needs the optional synthesiser
 
-        return Synth(_word_list(words) or [], voices=voices, per_word=per_word, seed=seed)
+        chosen = {} if voices is None else {"voices": voices}
+        return Synth(_word_list(words) or [], per_word=per_word, seed=seed, **chosen)
 
     return main_guard(lambda: _make(build, "synth", out, shard_clips, seed), debug)
 
@@ -87,7 +88,7 @@ def _word_list(words: str) -> list[str] | None:
 
 
 def _make(build: Callable[[], Source], kind: str, out: Path, shard_clips: int, seed: int) -> None:
-    console = Console()
+    console = Console(markup=False, highlight=False)
     started_s = time.perf_counter()
     with console.status("listing the recordings"):
         source = build()
@@ -96,17 +97,13 @@ def _make(build: Callable[[], Source], kind: str, out: Path, shard_clips: int, s
     console.print(f"{len(source.words)} words, train/val/test/noise = {'/'.join(map(str, counts))} clips")
     task = f"{kind} {len(source.words)} words"
     with _progress(console, total=len(source.clips)) as on_clip:
-        written = write_dataset(source, plan, out, task=task, command=_command(), on_clip=on_clip)
+        written = write_dataset(source, plan, out, task=task, command=["python", *sys.argv], on_clip=on_clip)
     _print_summary(console, written, out, seconds=time.perf_counter() - started_s)
-
-
-def _command() -> list[str]:
-    return ["python", *sys.argv]
 
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[Clip], None]]:
-    """Show how many clips are read: a bar on a terminal, a line now and then in a log file."""
+    """Show how many clips are done: a bar on a terminal, a line now and then in a log file."""
     if console.is_terminal:
         columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
@@ -127,7 +124,7 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[Clip], None]]:
 
 def _print_summary(console: Console, written: Written, out: Path, seconds: float) -> None:
     meta = written.meta
-    table = Table("word", *(f"{split}" for split in SPLITS), title=str(out))
+    table = Table("word", *SPLITS)
     for column in table.columns[1:]:
         column.justify = "right"
     for word in meta.words:
@@ -136,10 +133,13 @@ def _print_summary(console: Console, written: Written, out: Path, seconds: float
     table.add_row("all", *(f"{meta.clips[split]:,}" for split in SPLITS))
     console.print(table)
     clips, size_bytes = sum(meta.clips.values()), sum(entry.bytes for entry in meta.shards)
-    console.print(f"{meta.clips[NOISE_SPLIT]} noise clips; {len(meta.shards)} shards, {size_bytes / 1e6:,.1f} MB")
+    console.print(
+        f"{out}: {len(meta.shards)} shards, {size_bytes / 1e6:,.1f} MB, with {meta.clips[NOISE_SPLIT]} noise clips",
+        soft_wrap=True,
+    )
     console.print(f"digest {meta.digest}", soft_wrap=True)
     if written.was_complete:
-        console.print(f"{out} was complete already; every byte of it was checked ({seconds:.1f} s)")
+        console.print(f"it was complete already; every byte of it was checked ({seconds:.1f} s)")
     else:
         kept = f"; {written.kept_shards} shards were there already" if written.kept_shards else ""
         console.print(f"{seconds:.1f} s, {clips / seconds:,.0f} clips/s{kept}")
@@ -148,7 +148,9 @@ def _print_summary(console: Console, written: Written, out: Path, seconds: float
 def main() -> int:
     """Run the subcommand that the command line names."""
     commands = {"speech-commands": speech_commands, "synth": synth}
-    return tyro.extras.subcommand_cli_from_dict(commands, description=__doc__, use_underscores=True)
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, description=__doc__, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,)
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
@@ -51,8 +53,8 @@ class Container(Protocol):
         """Yield `(name, content)` of each of the names that is there, in the order that is cheapest."""
         ...
 
-    def checksum(self) -> dict[str, Any]:
-        """Return what identifies the content, as it goes into `dataset.json`."""
+    def checksum(self, names: Collection[str]) -> dict[str, str]:
+        """Return what identifies the content of (at least) the named files, as it goes into `dataset.json`."""
         ...
 
 
@@ -87,7 +89,7 @@ class TarArchive:
                 if not left:
                     return
 
-    def checksum(self) -> dict[str, Any]:
+    def checksum(self, names: Collection[str]) -> dict[str, str]:  # noqa: ARG002 (one for all)
         """SHA-256 of the archive file."""
         with self.path.open("rb") as file:
             return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -96,7 +98,7 @@ class TarArchive:
         try:
             # "r|" never seeks back, so no size in a header can send the reader round in circles.
             with (
-                _open_maybe_gzip(self.path) as plain,
+                _unzipped(self.path) as plain,
                 tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar,
             ):
                 while (member := tar.next()) is not None:
@@ -167,11 +169,12 @@ class Folder:
             if path.is_file():
                 yield name, path.read_bytes()
 
-    def checksum(self) -> dict[str, Any]:
-        """SHA-256 of the sorted names and sizes; the content is not read for it."""
-        sizes = sorted(self.scan(()).size_bytes.items())
-        rows = "".join(f"{size_bytes} {name}\n" for name, size_bytes in sizes)
-        return {"names_and_sizes_sha256": hashlib.sha256(rows.encode()).hexdigest()}
+    def checksum(self, names: Collection[str]) -> dict[str, str]:
+        """SHA-256 of the sorted names and SHA-256s of the files, as `sha256sum` prints them."""
+        hashed = hashlib.sha256()
+        for name, content in self.read(names):
+            hashed.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode(errors="surrogateescape"))
+        return {"files_sha256": hashed.hexdigest()}
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -198,7 +201,12 @@ def _next_header(parse: Any, tar: tarfile.TarFile) -> Any:
         raise tarfile.ReadError(f"bad header at byte {tar.offset:,} of the tar: {error}") from error
 
 
-def _open_maybe_gzip(path: Path) -> gzip.GzipFile | Any:
-    file = path.open("rb")
-    compressed = file.peek(2)[:2] == b"\x1f\x8b"
-    return gzip.GzipFile(fileobj=file) if compressed else file
+@contextmanager
+def _unzipped(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file for reading, through gzip if it begins like one."""
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=file) as plain:
+                yield plain
+        else:
+            yield file

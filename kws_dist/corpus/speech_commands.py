@@ -42,7 +42,7 @@ class SpeechCommands:
         self.provenance: dict[str, Any] = {
             "kind": "speech-commands",
             "path": self._container.path.resolve().name,
-            **self._container.checksum(),
+            **self._container.checksum([*clips, *listing.content]),
             "split_rule": rule,
         }
 

@@ -47,7 +47,7 @@ def write_dataset(
     hold_bytes: int = HOLD_BYTES,
     on_clip: Callable[[Clip], None] = lambda _: None,
 ) -> Written:
-    """Make `out` hold the dataset of the plan; `on_clip` hears of every clip whose audio has been read.
+    """Make `out` hold the dataset of the plan; `on_clip` hears of every clip that is read, or there already.
 
     Raises `UsageError` when `out` holds another dataset, `DataError` when the source fails or the disk is full.
     """
@@ -58,6 +58,8 @@ def write_dataset(
         _refuse_other_data(out, plan)
         kept = dict(_finished_shards(out, plan))
         missing = [shard for shard in plan.shards if shard.name not in kept]
+        for clip in (clip for shard in plan.shards if shard.name in kept for clip in shard.clips):
+            on_clip(clip)
         _write_shards(source, plan, missing, out, hold_bytes, on_clip)
         checked = [kept.get(shard.name) or check_shard(out / shard.name) for shard in plan.shards]
         meta = _describe(checked, plan, source, task, command)

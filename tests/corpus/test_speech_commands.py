@@ -145,3 +145,13 @@ def test_which_set_is_the_published_rule() -> None:
     assert which_set("bed/060cd039_nohash_1.wav") == "val"
     assert which_set("060cd039_nohash_0.wav") == which_set("bed/060cd039_nohash_7.wav")
     assert set(LIST_OF_SPLIT) == {"val", "test"}
+
+
+def test_the_checksum_of_a_folder_sees_a_change_that_keeps_every_size(tmp_path: Path) -> None:
+    folder = unpack(tmp_path / "f", files())
+    before = SpeechCommands(root=folder).provenance["files_sha256"]
+    (folder / "notes.txt").write_text("no recording")
+    assert SpeechCommands(root=folder).provenance["files_sha256"] == before
+    clip = folder / "yes" / "00000003_nohash_0.wav"
+    clip.write_bytes(clip.read_bytes()[:-1] + b"\x55")
+    assert SpeechCommands(root=folder).provenance["files_sha256"] != before

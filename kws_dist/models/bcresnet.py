@@ -5,14 +5,21 @@ frequency away, mixes channels and time on the remaining 1D signal (f1), and bro
 
     y = relu(x + f2(x) + broadcast(f1(avg_freq(f2(x)))))
 
+Maps are kept channel-major, (C, F, N) with N = B * T: the batch is laid along time, as one long recording. Few
+layers mix frames, so most see long contiguous rows: a 1x1 convolution is one matrix product, a frequency
+convolution is one per channel, and a normalised channel is one row. (B, C, F, T) computes the same function in
+many small passes over memory and takes about twice as long to train on a CPU.
+
 B = batch, C = channels, F = frequency bins, T = frames.
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
 
-_BANDS = 5
+_BANDS = 5  # of SubSpectralNorm
 _BLOCKS_PER_STAGE = (2, 2, 4, 4)
 _FREQ_STRIDES = (1, 2, 2, 1)
 
@@ -28,56 +35,6 @@ def build(num_classes: int, *, tau: float = 1.0, dropout: float = 0.1) -> nn.Mod
     return BCResNet(num_classes, tau=tau, dropout=dropout)
 
 
-class SubSpectralNorm(nn.Module):
-    """Batch normalisation of each of 5 frequency bands on its own (Chang et al., arXiv 2103.13620)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels * _BANDS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, T) -> (B, C, F, T); F is a multiple of 5."""
-        batch, channels, bins, frames = x.shape
-        banded = x.reshape(batch, channels * _BANDS, bins // _BANDS, frames)
-        return self.norm(banded).view(batch, channels, bins, frames)
-
-
-class BCResBlock(nn.Module):
-    """One broadcasted residual block; where the width changes, it is the paper's transition block."""
-
-    def __init__(self, in_channels: int, channels: int, *, freq_stride: int, dilation: int, dropout: float):
-        super().__init__()
-        self.is_transition = in_channels != channels
-        if self.is_transition:
-            self.expand = nn.Conv2d(in_channels, channels, 1, bias=False)
-            self.expand_norm = nn.BatchNorm2d(channels)
-        self.freq_conv = nn.Conv2d(
-            channels, channels, (3, 1), (freq_stride, 1), (1, 0), groups=channels, bias=False
-        )
-        self.freq_norm = SubSpectralNorm(channels)
-        self.time_conv = nn.Conv2d(
-            channels, channels, (1, 3), 1, (0, dilation), (1, dilation), groups=channels, bias=False
-        )
-        self.time_norm = nn.BatchNorm2d(channels)
-        self.swish = nn.SiLU(inplace=True)
-        self.mix = nn.Conv2d(channels, channels, 1, bias=False)
-        self.dropout = nn.Dropout2d(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, F, T) -> (B, C, F / freq_stride, T)."""
-        residual = x
-        if self.is_transition:
-            x = self.expand_norm(self.expand(x)).relu_()
-        wide = self.freq_norm(self.freq_conv(x))
-        narrow = wide.mean(dim=2, keepdim=True)
-        narrow = self.swish(self.time_norm(self.time_conv(narrow)))
-        narrow = self.dropout(self.mix(narrow))
-        y = wide + narrow
-        if not self.is_transition:
-            y = y + residual
-        return y.relu_()
-
-
 class BCResNet(nn.Module):
     """The network of Table 1: convolution head, 12 blocks in 4 stages (dilation 1, 2, 4, 8), classifier."""
 
@@ -88,32 +45,162 @@ class BCResNet(nn.Module):
             raise UsageError(f"bcresnet needs tau of 0.125 or more (the paper: 1 to 8), got {tau}")
         widths = (2 * base, base, int(1.5 * base), 2 * base, int(2.5 * base))
         self.head = nn.Conv2d(1, widths[0], 5, stride=(2, 1), padding=2, bias=False)
-        self.head_norm = nn.BatchNorm2d(widths[0])
-        blocks = []
+        self.head_norm = RowNorm(widths[0], relu=True)
+        self.blocks = nn.ModuleList()
         for stage, count in enumerate(_BLOCKS_PER_STAGE):
-            for index in range(count):
-                blocks.append(
-                    BCResBlock(
-                        widths[stage] if index == 0 else widths[stage + 1],
-                        widths[stage + 1],
-                        freq_stride=_FREQ_STRIDES[stage] if index == 0 else 1,
-                        dilation=2**stage,
-                        dropout=dropout,
-                    )
-                )
-        self.blocks = nn.Sequential(*blocks)
-        last = widths[-1]
-        self.tail_conv = nn.Conv2d(last, last, 5, padding=(0, 2), groups=last, bias=False)
-        self.tail_mix = nn.Conv2d(last, 4 * base, 1, bias=False)
-        self.tail_norm = nn.BatchNorm2d(4 * base)
+            stride, dilation, width = _FREQ_STRIDES[stage], 2**stage, widths[stage + 1]
+            self.blocks.append(BCResBlock(widths[stage], width, stride, dilation, dropout))
+            self.blocks.extend(BCResBlock(width, width, 1, dilation, dropout) for _ in range(count - 1))
+        self.tail = TailConv(widths[-1])
+        self.tail_mix = nn.Linear(widths[-1], 4 * base, bias=False)
+        self.tail_norm = RowNorm(4 * base, relu=True)
         self.classifier = nn.Linear(4 * base, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, frames) -> (B, num_classes); mels a multiple of 40, so that 5 bands remain."""
-        mels = features.shape[2]
+        batch, _, mels, _ = features.shape
         if mels % (8 * _BANDS):
             raise UsageError(f"bcresnet needs a multiple of 40 mel bins (3 halvings, 5 bands), got {mels}")
-        x = self.head_norm(self.head(features)).relu_()
-        x = self.blocks(x)
-        x = self.tail_norm(self.tail_mix(self.tail_conv(x))).relu_()
-        return self.classifier(x.mean(dim=(2, 3)))
+        x = self.head(features).permute(1, 2, 0, 3).flatten(2)  # (B, C, F, T) -> (C, F, N)
+        x = self.head_norm(x)
+        for block in self.blocks:
+            x = block(x, batch)
+        x = self.tail(x.unflatten(2, (batch, -1)))  # (C, F - 4, B, T)
+        x = self.tail_norm(_mix(self.tail_mix, x))
+        return self.classifier(x.mean(dim=(1, 3)).t())
+
+
+class BCResBlock(nn.Module):
+    """One broadcasted residual block; where the width changes, it is the paper's transition block."""
+
+    def __init__(self, in_channels: int, channels: int, freq_stride: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.is_transition = in_channels != channels
+        if self.is_transition:
+            self.expand = nn.Linear(in_channels, channels, bias=False)
+            self.expand_norm = RowNorm(channels, relu=True)
+        self.freq_conv = FrequencyConv(channels, freq_stride)
+        self.freq_norm = RowNorm(channels * _BANDS)
+        self.time_conv = TimeConv(channels, dilation)
+        self.time_norm = RowNorm(channels)
+        self.mix = nn.Linear(channels, channels, bias=False)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        """(C_in, F, N) -> (C, F / freq_stride, N)."""
+        residual = x
+        if self.is_transition:
+            x = self.expand_norm(_mix(self.expand, x))
+        wide = self.freq_norm(self.freq_conv(x))  # f2(x)
+        narrow = wide.sum(dim=1) / wide.shape[1]  # (C, N); mean() would write its gradient out at full size
+        narrow = self._f1(narrow.unflatten(1, (batch, -1))).flatten(1)
+        y = wide + narrow.unsqueeze(1)
+        if not self.is_transition:
+            y += residual
+        return y.relu_()
+
+    def _f1(self, x: Tensor) -> Tensor:
+        """(C, B, T) -> (C, B, T)."""
+        x = _mix(self.mix, F.silu(self.time_norm(self.time_conv(x))))
+        return self.dropout(x.unsqueeze(2)).squeeze(2)  # as (C, B, 1, T): a clip's whole channel is dropped
+
+
+class RowNorm(nn.Module):
+    """Batch normalisation of a channel-major map cut into `rows` equal rows, each with its own statistics.
+
+    With one row per channel this is BatchNorm2d; with 5 rows per channel it is SubSpectralNorm (Chang et al.,
+    arXiv 2103.13620), because a channel's frequency bands lie one after the other.
+    """
+
+    def __init__(self, rows: int, *, relu: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(rows)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, ...) -> (C, ...)."""
+        rows = x.reshape(1, self.norm.num_features, -1)
+        on_cpu = x.device.type == "cpu" and self.norm.training
+        # A SyncBatchNorm put in its place, or a running mean over all batches (momentum None), is torch's to do.
+        if on_cpu and type(self.norm) is nn.BatchNorm1d and self.norm.momentum is not None:
+            y = _batch_norm_by_groups(self.norm, rows, self.norm.momentum)
+        else:
+            y = self.norm(rows)
+        return (y.relu_() if self.relu else y).view_as(x)
+
+
+class FrequencyConv(nn.Module):
+    """Depthwise 3x1 convolution along frequency, padding 1."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = _depthwise_weight(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, F, N) -> (C, F / stride, N)."""
+        return torch.bmm(_band_matrix(self.weight, x.shape[1], padding=1, stride=self.stride), x)
+
+
+class TimeConv(nn.Module):
+    """Depthwise 1x3 convolution along time, dilated, padded to keep the frames."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.weight = _depthwise_weight(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, B, T) -> (C, B, T)."""
+        matrix = _band_matrix(self.weight, x.shape[2], padding=self.dilation, dilation=self.dilation)
+        return torch.bmm(x, matrix.transpose(1, 2))
+
+
+class TailConv(nn.Module):
+    """Depthwise 5x5 convolution, padded in time only: a product along frequency for each of 5 time taps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = _depthwise_weight(channels, 5, 5)  # (C, frequency, time)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, F, B, T) -> (C, F - 4, B, T)."""
+        channels, bins, batch, frames = x.shape
+        matrix = _band_matrix(self.weight.transpose(1, 2).flatten(0, 1), bins)  # (C * 5, F - 4, F)
+        taps = torch.bmm(matrix.reshape(channels, -1, bins), x.flatten(2)).view(channels, 5, -1, batch, frames)
+        shifted = [F.pad(tap, (2 - index, index - 2)) for index, tap in enumerate(taps.unbind(1))]
+        return torch.stack(shifted).sum(0)
+
+
+def _depthwise_weight(channels: int, *taps: int) -> nn.Parameter:
+    """(C, *taps), drawn as torch draws a convolution's weights: uniform within 1 / sqrt(fan in)."""
+    weight = torch.empty(channels, *taps)
+    return nn.Parameter(nn.init.uniform_(weight, -(weight[0].numel() ** -0.5), weight[0].numel() ** -0.5))
+
+
+def _mix(linear: nn.Linear, x: Tensor) -> Tensor:
+    """1x1 convolution of a channel-major map: (C_in, ...) -> (C, ...)."""
+    return (linear.weight @ x.flatten(1)).view(-1, *x.shape[1:])
+
+
+def _band_matrix(weight: Tensor, size: int, *, padding: int = 0, stride: int = 1, dilation: int = 1) -> Tensor:
+    """The matrices (C, size', size) that convolve `size` bins or frames with each row of `weight` (C, taps)."""
+    taps = weight.shape[1]
+    padded = F.pad(torch.eye(size, dtype=weight.dtype, device=weight.device), (0, 0, padding, padding))
+    picks = padded.unfold(0, dilation * (taps - 1) + 1, stride)[..., ::dilation]  # (size', size, taps)
+    return (weight @ picks.flatten(0, 1).t()).view(-1, *picks.shape[:2])
+
+
+def _batch_norm_by_groups(norm: nn.BatchNorm1d, rows: Tensor, momentum: float) -> Tensor:
+    """`norm(rows)` in training, (1, R, L) -> (1, R, L), as a group normalisation with each row a group.
+
+    torch's CPU kernel for group normalisation is vectorised; that for batch normalisation takes twice as long.
+    """
+    _, count, length = rows.shape
+    y, mean, rstd = torch.native_group_norm(rows, norm.weight, norm.bias, 1, count, length, count, norm.eps)
+    with torch.no_grad():
+        var = (rstd.square().reciprocal() - norm.eps) * (length / (length - 1))
+        norm.get_buffer("running_mean").lerp_(mean[0], momentum)
+        norm.get_buffer("running_var").lerp_(var[0], momentum)
+        norm.get_buffer("num_batches_tracked").add_(1)
+    return y

@@ -1,0 +1,136 @@
+"""Promises of every architecture: what training and serving need, and what wrong use is told."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kws_dist.errors import UsageError
+from kws_dist.models import build, list_models, list_params
+
+
+def _features(batch: int, frames: int = 101, mels: int = 40) -> Tensor:
+    """Random features with the offset and spread of log-mel energies."""
+    generator = torch.Generator().manual_seed(batch * 1000 + frames)
+    return torch.randn(batch, 1, mels, frames, generator=generator) * 3 - 5
+
+
+MODELS = pytest.mark.parametrize("name", list_models())
+
+
+@MODELS
+@pytest.mark.parametrize(("batch", "frames"), [(1, 98), (3, 99), (5, 100), (7, 101)])
+def test_output_shape(name, batch, frames):
+    logits = build(name, num_classes=12)(_features(batch, frames))
+    assert logits.shape == (batch, 12)
+    assert logits.dtype == torch.float32
+
+
+@MODELS
+def test_training_gives_every_parameter_a_finite_gradient(name):
+    model = build(name, num_classes=12)
+    F.cross_entropy(model(_features(6)), torch.arange(6)).backward()
+    for param_name, param in model.named_parameters():
+        assert param.grad is not None, param_name
+        assert param.grad.isfinite().all(), param_name
+        assert param.grad.abs().sum() > 0, param_name
+
+
+@MODELS
+def test_in_eval_a_clip_does_not_depend_on_its_batch(name):
+    model = build(name, num_classes=12)
+    model(_features(8))  # running statistics away from their start
+    model.eval()
+    x = _features(5)
+    together = model(x)
+    alone = torch.cat([model(clip[None]) for clip in x])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@MODELS
+def test_bf16_autocast_trains_and_stays_near_fp32(name):
+    torch.manual_seed(0)
+    model = build(name, num_classes=12, dropout=0.0)
+    x = _features(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    F.cross_entropy(logits.float(), torch.arange(6)).backward()
+    assert all(param.grad is not None and param.grad.isfinite().all() for param in model.parameters())
+    assert (logits.float() - model(x)).abs().max() < 0.1
+
+
+@MODELS
+def test_the_same_seed_trains_to_the_same_bits(name):
+    def train() -> nn.Module:
+        torch.manual_seed(3)
+        model = build(name, num_classes=12)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(_features(6)), torch.arange(6)).backward()
+            optimizer.step()
+        return model
+
+    first, second = train().state_dict(), train().state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@MODELS
+def test_state_dict_loads_strictly_into_a_fresh_model(name):
+    saved, fresh = build(name, num_classes=12), build(name, num_classes=12)
+    saved(_features(4))
+    fresh.load_state_dict(saved.state_dict(), strict=True)
+    assert torch.equal(saved.eval()(_features(2)), fresh.eval()(_features(2)))
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"), [({}, 430_429), ({"bidirectional": False}, 166_109), ({"layers": 1}, 133_981)]
+)
+def test_gru_sizes(params, expected):
+    assert sum(param.numel() for param in build("gru", num_classes=12, **params).parameters()) == expected
+
+
+def test_gru_does_not_mind_the_scale_of_the_features():
+    model = build("gru", num_classes=12, dropout=0.0)
+    torch.testing.assert_close(model(_features(8)), model(_features(8) * 10 + 300), atol=1e-4, rtol=1e-4)
+
+
+# --- Wrong use ---
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: build("bcresent", num_classes=12),
+            "no model is called 'bcresent'; perhaps you meant 'bcresnet'; choose from bcresnet, gru",
+        ),
+        (
+            lambda: build("bcresnet", num_classes=12, tua=2),
+            "model 'bcresnet' has no parameter 'tua'; perhaps you meant 'tau'; choose from tau, dropout",
+        ),
+        (lambda: build("gru", num_classes=0), "model 'gru' needs num_classes of 1 or more, got 0"),
+        (lambda: build("gru", num_classes=12, layers=0), "gru needs layers of 1 or more, got 0"),
+        (
+            lambda: build("bcresnet", num_classes=12, tau=0),
+            "bcresnet needs tau of 0.125 or more (the paper: 1 to 8), got 0",
+        ),
+        (
+            lambda: build("bcresnet", num_classes=12)(_features(2, mels=64)),
+            "bcresnet needs a multiple of 40 mel bins (3 halvings, 5 bands), got 64",
+        ),
+        (
+            lambda: build("gru", num_classes=12)(_features(2, mels=64)),
+            "gru was built for mels=40, got 64 mel bins",
+        ),
+    ],
+)
+def test_wrong_use_is_one_clear_sentence(call, sentence):
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert str(caught.value) == sentence
+
+
+def test_list_params_names_what_build_accepts():
+    assert list_params("bcresnet") == {"tau": 1.0, "dropout": 0.1}
+    assert set(list_params("gru")) == {"mels", "hidden", "layers", "bidirectional", "dropout"}

@@ -53,7 +53,8 @@ class Display:
         self._shown_s = -math.inf
         self._step_times_s: deque[float] = deque(maxlen=RECENT_UPDATES)
         self._has_epoch_header = False
-        on_terminal = console.is_terminal and not console.is_dumb_terminal
+        # With FORCE_COLOR set, rich takes a log file for a terminal: colours may be wanted there, bars never.
+        on_terminal = console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
         self._live = Live(console=console, auto_refresh=False, transient=True) if on_terminal else None
 
     def __enter__(self) -> Self:
@@ -155,12 +156,12 @@ class Display:
         bars.add_column(no_wrap=True, min_width=len("eta 59 min 59 s"))
         bars.add_row(
             f"epoch {epoch}/{self._total_epochs}",
-            ProgressBar(total=self._steps_per_epoch, completed=in_epoch),
+            ProgressBar(total=self._steps_per_epoch, completed=in_epoch, complete_style="cyan"),
             f"{in_epoch}/{self._steps_per_epoch}",
         )
         bars.add_row(
             "total",
-            ProgressBar(total=self._total_steps, completed=self._step),
+            ProgressBar(total=self._total_steps, completed=self._step, complete_style="cyan"),
             f"{self._step}/{self._total_steps}",
             f"eta {self._eta()}",
         )

@@ -193,6 +193,14 @@ def test_a_log_file_holds_the_tables_without_colours_or_broken_lines() -> None:
     ]
 
 
+def test_a_log_file_with_forced_colours_still_gets_lines_not_bars() -> None:
+    log = io.StringIO()
+    display = Display(Console(file=log, force_terminal=True), total_steps=9, steps_per_epoch=3, start_step=0)
+    with display:
+        update(display, 1)
+    assert re.fullmatch(r"step 1/9 .*\n", log.getvalue())
+
+
 def test_the_other_ranks_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
     with silent() as display:
         display.startup({"run": "x"}, {"--seed": "1"}, words=["yes"])

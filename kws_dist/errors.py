@@ -1,4 +1,4 @@
-"""The two errors that a person is meant to read: one sentence saying what, where and what to do.
+"""The errors that a person is meant to read: one sentence saying what, where and what to do.
 
 Entry points print the sentence without a traceback (unless `--debug`) and exit with `exit_code`; any other
 exception is a fault of this program and keeps its traceback.
@@ -22,6 +22,12 @@ class DataError(RuntimeError):
     exit_code = 1
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on: the numbers have gone wrong, not the data on disk."""
+
+    exit_code = 1
+
+
 def main_guard(main: Callable[[], int | None], debug: bool) -> int:
     """Run an entry point and return its exit code, with an error meant for a person printed as one sentence.
 
@@ -30,7 +36,7 @@ def main_guard(main: Callable[[], int | None], debug: bool) -> int:
     """
     try:
         return main() or 0
-    except (UsageError, DataError, OSError, KeyboardInterrupt) as error:
+    except (UsageError, DataError, TrainingError, OSError, KeyboardInterrupt) as error:
         if debug:
             raise
         print(_sentence(error), file=sys.stderr)

@@ -40,6 +40,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"{folder}: another process is writing to it; wait for it to end") from error
+        except OSError:
+            pass  # some network file systems lock no folders; then it is up to the user
         yield
     finally:
         os.close(handle)

@@ -14,8 +14,8 @@ import numpy as np
 
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Clip, Samples, Source
 from kws_dist.errors import DataError, UsageError
+from kws_dist.files import commit, locked, temporary, write_whole
 from kws_dist.shards.check import CheckedShard, check_shard
-from kws_dist.shards.files import commit, locked, temporary, write_whole
 from kws_dist.shards.index import ROW, SHARD_NAME, ShardIndex, index_path, load_index, pack_index
 from kws_dist.shards.meta import CODEC, FORMAT_VERSION, META_NAME, DatasetMeta, contents, load_meta
 from kws_dist.shards.plan import Plan, ShardPlan

@@ -1,6 +1,6 @@
 """From settings to data: the stores of each split, the sampler, and the front ends."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,13 @@ class Data:
     dataset: Dataset
     stores: dict[str, Store]
     """By split."""
+    skipped_noise: list[str] = field(default_factory=list)
+    """Damaged noise recordings that were left out."""
 
     @property
     def skipped_keys(self) -> list[str]:
-        """Damaged clips that were left out."""
-        return [key for store in self.stores.values() for key in store.skipped_keys]
+        """Damaged clips and noise recordings that were left out."""
+        return [key for store in self.stores.values() for key in store.skipped_keys] + self.skipped_noise
 
 
 def open_data(
@@ -53,7 +55,9 @@ def open_data(
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
             stores[split] = open_store(rows, policy, residency=config.residency, device=device)
-    return Data(dataset, stores)
+    # Noise is for training only; it is read again, and small, when the front end is built.
+    skipped_noise = read_noise(dataset.rows("noise"), config.on_bad_clip)[1] if "train" in stores else []
+    return Data(dataset, stores, skipped_noise)
 
 
 def match_labels(labels: NDArray[np.int64], words: tuple[str, ...], model_words: tuple[str, ...]) -> NDArray[np.int64]:
@@ -87,7 +91,7 @@ def training_front_end(config: Config, dataset: Dataset) -> FrontEnd:
                 probability=augment.shift_probability,
             ),
             BackgroundNoise(
-                read_noise(dataset.rows("noise")),
+                read_noise(dataset.rows("noise"), config.data.on_bad_clip)[0],
                 seed=config.seed,
                 clip_samples=clip_samples,
                 max_amplitude=augment.noise_amplitude,

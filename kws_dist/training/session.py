@@ -1,5 +1,6 @@
 """One job of a run: build every part from the settings, go on where the run left off, train, judge the result."""
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -131,8 +132,12 @@ def _take_up(job: Job, console: Console) -> Progress | None:
 
 def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
     config, accelerator, learner = job.config, job.accelerator, job.learner
+    with warnings.catch_warnings():
+        # torch renames this option; accelerate has only the old name, and older torch knows no other.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        prepared = accelerator.prepare_model(learner.model)
     step = TrainStep(
-        accelerator.prepare_model(learner.model),
+        prepared,
         learner.optimizer,
         accelerator,
         seed=config.seed,

@@ -58,7 +58,8 @@ class ClassBalancedDistributedSampler:
     """An endless sequence of draws with exact class shares, without replacement within each class.
 
     Draws come in blocks of `sum(quota)`; every block holds exactly `quota[c]` draws of class c, in a keyed
-    random order. Within a class the clips come in passes: each clip once a pass, in a keyed random order.
+    random order. Within a class the clips come in passes: each clip once a pass, in a keyed random order. So the
+    visits of a class's clips differ by at most 1: balanced at any time, else at the end of each block.
 
     `balance` in [0, 1] sets the shares: proportional to n[c]^(1 - balance), 1 balanced, 0 as they occur.
     """
@@ -149,9 +150,11 @@ class BatchSlice:
     world: int = 1
 
     def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise UsageError(f"--train.accumulate {self.accumulate} should be 1 or more")
         parts = self.accumulate * self.world
-        if min(self.global_batch, self.accumulate) < 1 or self.global_batch % parts:
-            below = self.global_batch // parts * parts
+        if self.global_batch < 1 or self.global_batch % parts:
+            below = max(self.global_batch, 0) // parts * parts
             choices = ", ".join(str(choice) for choice in (below, below + parts) if choice > 0)
             raise UsageError(
                 f"--train.global_batch {self.global_batch} does not divide by --train.accumulate {self.accumulate}"

@@ -90,14 +90,14 @@ def open_store(rows: Rows, policy: ClipPolicy, *, residency: Residency, device: 
     return (DeviceStore if residency == "device" else HostStore)(rows, policy, device)
 
 
-def read_noise(rows: Rows) -> list[Tensor]:
-    """Return the noise recordings, whole: int16 `(samples,)` each, on the CPU."""
+def read_noise(rows: Rows, on_bad_clip: Literal["error", "skip"] = "error") -> tuple[list[Tensor], list[str]]:
+    """Return the noise recordings, whole: int16 `(samples,)` each, on the CPU; and the keys that were left out."""
     longest = int(rows.n_samples.max(initial=0))
-    reader = _ShardReader(rows, ClipPolicy(clip_samples=max(longest, 1)))
-    recordings = [np.zeros(int(samples), np.int16) for samples in rows.n_samples]
+    reader = _ShardReader(rows, ClipPolicy(clip_samples=max(longest, 1), on_bad_clip=on_bad_clip))
+    recordings = [np.zeros(int(samples), np.int16) for samples in reader.rows.n_samples]
     for clip, recording in enumerate(recordings):
         reader.read_into(clip, recording)
-    return [torch.from_numpy(recording) for recording in recordings]
+    return [torch.from_numpy(recording) for recording in recordings], reader.skipped_keys
 
 
 def free_bytes(device: torch.device) -> int:
@@ -167,7 +167,7 @@ class _ShardReader:
 
 def _map(path: Path, *, may_be_missing: bool) -> memoryview:
     try:
-        return memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
+        return np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b"")
     except OSError as error:
         if may_be_missing:
             return memoryview(b"")  # every clip in it is then found damaged, and skipped

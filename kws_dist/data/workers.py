@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ class DeviceWorker:
         first = step * self._slice.global_batch
         return np.arange(first, first + self._slice.global_batch)
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """Yield the micro-batches of the steps `first_step <= step < last_step`, in order."""
         places = [(step, micro) for step in range(first_step, last_step) for micro in range(self._slice.accumulate)]
         if self._ahead == 0:
@@ -69,7 +69,7 @@ class DeviceWorker:
         else:
             yield from self._from_thread(places)
 
-    def _from_thread(self, places: list[tuple[int, int]]) -> Iterator[Batch]:
+    def _from_thread(self, places: list[tuple[int, int]]) -> Generator[Batch, None, None]:
         ready: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
         pool = ThreadPoolExecutor(1, thread_name_prefix="device-worker")
         try:
@@ -97,7 +97,9 @@ class DeviceWorker:
             return self._prepare(step, micro_step), None
         with torch.cuda.stream(self._stream):
             batch = self._prepare(step, micro_step)
-            return batch, self._stream.record_event()
+            event = torch.cuda.Event()
+            event.record(self._stream)
+            return batch, event
 
     @torch.no_grad()
     def _prepare(self, step: int, micro_step: int) -> Batch:

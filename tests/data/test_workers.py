@@ -1,0 +1,211 @@
+"""Device workers: the same batches on any number of ranks, inline or ahead in a thread, and nothing left behind."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler, Sampler, build_sampler
+from kws_dist.data.store import ClipPolicy, Store, open_store, read_noise
+from kws_dist.data.workers import Batch, DeviceWorker
+from kws_dist.errors import DataError
+from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift
+from kws_dist.frontend.features import LogMel
+from kws_dist.frontend.pipeline import FrontEnd
+from kws_dist.shards.read import open_dataset
+
+CPU = torch.device("cpu")
+CLIP_SAMPLES = 1600
+BATCH = 48  # more than the features take at once on a CPU
+splits = pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)])
+
+
+@pytest.fixture(scope="module")
+def store(tiny_dataset: Path) -> Store:
+    rows = open_dataset(tiny_dataset).rows("train")
+    return open_store(rows, ClipPolicy(clip_samples=CLIP_SAMPLES), residency="device", device=CPU)
+
+
+@pytest.fixture(scope="module")
+def noise(tiny_dataset: Path) -> list[Tensor]:
+    return read_noise(open_dataset(tiny_dataset).rows("noise"))[0]
+
+
+def front_end(noise: list[Tensor], *, waveform: bool = False) -> FrontEnd:
+    """The front end of a training, all augmentation on; `waveform` leaves the features out."""
+    return FrontEnd(
+        nn.Identity() if waveform else LogMel(),
+        wave_augment=(
+            TimeShift(seed=3, max_samples=400, probability=0.8),
+            BackgroundNoise(noise, seed=3, clip_samples=CLIP_SAMPLES, max_amplitude=0.1, probability=0.8),
+        ),
+        feature_augment=()
+        if waveform
+        else (SpecAugment(seed=3, time_masks=2, max_time_frames=3, frequency_masks=2, max_frequency_bins=7),),
+    )
+
+
+def balanced(store: Store, global_batch: int = BATCH) -> Sampler:
+    return build_sampler(store.rows.label, seed=3, balance=1.0, global_batch=global_batch)
+
+
+def worker(
+    store: Store,
+    sampler: Sampler,
+    front: nn.Module,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    ahead: int = 0,
+    global_batch: int = BATCH,
+) -> DeviceWorker:
+    cut = BatchSlice(global_batch=global_batch, accumulate=accumulate, rank=rank, world=world)
+    return DeviceWorker(store, sampler, front, cut, CPU, ahead=ahead)
+
+
+def global_batches(
+    store: Store, sampler: Sampler, front: nn.Module, world: int, accumulate: int, steps: int
+) -> list[Tensor]:
+    """Let each rank make its batches on its own; join them as the global sequence, one tensor a step."""
+    ranks = [worker(store, sampler, front, rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
+    made = [list(one.batches(0, steps)) for one in ranks]
+    order = [(micro, rank) for micro in range(accumulate) for rank in range(world)]
+    return [
+        torch.cat([made[rank][step * accumulate + micro].features for micro, rank in order]) for step in range(steps)
+    ]
+
+
+@splits
+def test_augmented_waveforms_have_the_same_bits_on_any_number_of_ranks(
+    store: Store, noise: list[Tensor], world: int, accumulate: int
+) -> None:
+    front = front_end(noise, waveform=True)
+    whole = [batch.features for batch in worker(store, balanced(store), front).batches(0, 3)]
+    joined = global_batches(store, balanced(store), front, world, accumulate, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True))
+    assert not torch.equal(whole[0], whole[1])
+
+
+@splits
+def test_features_are_the_same_on_any_number_of_ranks(
+    store: Store, noise: list[Tensor], world: int, accumulate: int
+) -> None:
+    front = front_end(noise)
+    whole = [batch.features for batch in worker(store, balanced(store), front).batches(0, 3)]
+    joined = global_batches(store, balanced(store), front, world, accumulate, 3)
+    for a, b in zip(whole, joined, strict=True):
+        assert a.shape == (BATCH, 1, 40, CLIP_SAMPLES // 160 + 1)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    assert torch.equal(a.features, b.features)
+    assert torch.equal(a.labels, b.labels)
+    assert torch.equal(a.weights, b.weights)
+    np.testing.assert_array_equal(a.draws.t, b.draws.t)
+    np.testing.assert_array_equal(a.draws.clip, b.draws.clip)
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 20])
+def test_batches_made_ahead_in_a_thread_are_those_made_inline(store: Store, noise: list[Tensor], ahead: int) -> None:
+    front = front_end(noise)
+    inline = list(worker(store, balanced(store), front, accumulate=2).batches(5, 9))
+    threaded = list(worker(store, balanced(store), front, accumulate=2, ahead=ahead).batches(5, 9))
+    assert len(inline) == len(threaded) == 8
+    for a, b in zip(inline, threaded, strict=True):
+        assert_same(a, b)
+
+
+def test_starting_at_a_step_gives_the_batches_of_a_run_that_came_there(store: Store, noise: list[Tensor]) -> None:
+    front = front_end(noise)
+    run = list(worker(store, balanced(store), front).batches(0, 6))
+    resumed = list(worker(store, balanced(store), front, ahead=2).batches(4, 6))
+    for a, b in zip(run[4:], resumed, strict=True):
+        assert_same(a, b)
+
+
+def worker_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("device-worker")]
+
+
+def test_a_loop_that_ends_early_leaves_no_thread(store: Store, noise: list[Tensor]) -> None:
+    batches = worker(store, balanced(store), front_end(noise), ahead=3).batches(0, 1000)
+    assert worker_threads() == []
+    next(batches)
+    next(batches)
+    assert len(worker_threads()) == 1
+    batches.close()
+    assert worker_threads() == []
+
+
+def test_a_loop_that_ends_leaves_no_thread(store: Store, noise: list[Tensor]) -> None:
+    assert len(list(worker(store, balanced(store), front_end(noise), ahead=3).batches(0, 5))) == 5
+    assert worker_threads() == []
+
+
+def test_no_steps_are_no_batches(store: Store, noise: list[Tensor]) -> None:
+    for ahead in (0, 3):
+        assert list(worker(store, balanced(store), front_end(noise), ahead=ahead).batches(7, 7)) == []
+
+
+class DamagedFrom(nn.Module):
+    """A front end that finds a draw it cannot read."""
+
+    def __init__(self, draw: int) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, pcm: Tensor, draws: Tensor) -> Tensor:
+        if (draws >= self.draw).any():
+            raise DataError(f"draw {self.draw} is damaged")
+        return pcm.float()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_an_error_surfaces_with_its_batch_and_not_before(store: Store, ahead: int) -> None:
+    batches = worker(store, balanced(store), DamagedFrom(2 * BATCH), ahead=ahead).batches(0, 5)
+    assert [next(batches).draws.t[0] for _ in range(2)] == [0, BATCH]
+    with pytest.raises(DataError, match="draw 96 is damaged"):
+        next(batches)
+    assert worker_threads() == []
+
+
+@splits
+def test_labels_are_those_of_the_words_drawn(store: Store, noise: list[Tensor], world: int, accumulate: int) -> None:
+    sampler, front = balanced(store), front_end(noise, waveform=True)
+    for rank in range(world):
+        for batch in worker(store, sampler, front, rank=rank, world=world, accumulate=accumulate).batches(0, 2):
+            assert batch.labels.tolist() == [store.rows.label[clip] for clip in batch.draws.clip]
+            assert batch.weights.tolist() == [1.0] * len(batch.labels)
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (4, 2)])
+def test_an_exactly_once_epoch_delivers_every_clip_and_its_label_once(
+    store: Store, world: int, accumulate: int
+) -> None:
+    sampler = ExactlyOnceSampler(len(store.rows), seed=1, global_batch=16)
+    plain = FrontEnd(nn.Identity())
+    clips, seen = store.gather(np.arange(len(store.rows))).float() / 2**15, []
+    for rank in range(world):
+        one = worker(store, sampler, plain, rank=rank, world=world, accumulate=accumulate, global_batch=16)
+        batches = list(one.batches(0, sampler.steps_per_epoch))
+        assert {len(batch.features) for batch in batches} == {16 // (world * accumulate)}
+        for batch in batches:
+            real = batch.weights.bool()
+            number = torch.from_numpy(batch.draws.clip)[real]
+            assert torch.equal(batch.features[real], clips[number])
+            assert batch.labels[real].tolist() == store.rows.label[number.numpy()].tolist()
+            seen += number.tolist()
+    assert sorted(seen) == list(range(len(store.rows)))
+
+
+def test_time_spent_waiting_for_data_is_counted(store: Store, noise: list[Tensor]) -> None:
+    for ahead in (0, 2):
+        one = worker(store, balanced(store), front_end(noise), ahead=ahead)
+        assert one.wait_s == 0
+        list(one.batches(0, 2))
+        assert one.wait_s > 0

@@ -1,0 +1,213 @@
+"""Augmentation: each does what its name says, within its range, and is a pure function of (seed, draw)."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift, pcm_to_wave
+
+MANY = torch.arange(4000)
+SAMPLES = 400
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Tensor]:
+    """Noise whose samples say where they are from: 1.. in one recording, 10001.. in the other."""
+    one, two = torch.arange(1, 3001), torch.arange(10_001, 10_501)
+    return [one.to(torch.int16), two.to(torch.int16)]
+
+
+def shifts_of(shift: TimeShift, draws: Tensor, samples: int = SAMPLES) -> Tensor:
+    """How far an impulse in the middle of a clip moves: `(B,)` samples, later is positive."""
+    wave = torch.zeros(len(draws), samples)
+    wave[:, samples // 2] = 1.0
+    moved = shift(wave, draws)
+    assert torch.equal(moved.sum(dim=1), torch.ones(len(draws)))
+    return moved.argmax(dim=1) - samples // 2
+
+
+def test_a_shift_moves_every_sample_by_the_same_and_fills_with_zeros() -> None:
+    shift = TimeShift(seed=1, max_samples=30, probability=1.0)
+    wave = torch.arange(1.0, SAMPLES + 1).repeat(50, 1)
+    for row, by in zip(shift(wave, MANY[:50]), shifts_of(shift, MANY[:50]).tolist(), strict=True):
+        wanted = torch.zeros(SAMPLES)
+        wanted[max(by, 0) : SAMPLES + min(by, 0)] = wave[0, max(-by, 0) : SAMPLES - max(by, 0)]
+        assert torch.equal(row, wanted)
+
+
+def test_shifts_take_every_value_of_their_range_about_equally_often() -> None:
+    shifts = shifts_of(TimeShift(seed=1, max_samples=5, probability=1.0), MANY)
+    counts = torch.bincount(shifts + 5, minlength=11)
+    assert len(counts) == 11
+    assert ((counts - 4000 / 11) ** 2 / (4000 / 11)).sum() < 35  # 10 degrees of freedom
+
+
+def test_the_share_of_shifted_clips_is_the_probability() -> None:
+    shifts = shifts_of(TimeShift(seed=1, max_samples=100, probability=0.8), MANY)
+    assert abs((shifts != 0).float().mean() - 0.8 * 200 / 201) < 0.03
+    assert shifts.abs().max() <= 100
+
+
+def test_a_shift_may_be_as_long_as_the_clip() -> None:
+    shift = TimeShift(seed=0, max_samples=SAMPLES, probability=1.0)
+    assert shift(torch.ones(200, SAMPLES), MANY[:200]).sum(dim=1).min() < SAMPLES * 0.05
+
+
+def noise_of(recordings: list[Tensor], **changed: float) -> BackgroundNoise:
+    given = {"seed": 1, "clip_samples": SAMPLES, "max_amplitude": 0.5, "probability": 1.0} | changed
+    return BackgroundNoise(recordings, **given)  # type: ignore[arg-type]
+
+
+def test_noise_is_a_stretch_of_one_recording_at_one_amplitude(recordings: list[Tensor]) -> None:
+    """Two neighbouring samples of noise differ by the amplitude, so amplitude and place can be read off the sum."""
+    clean = torch.linspace(-0.1, 0.1, SAMPLES).repeat(len(MANY), 1)
+    added = noise_of(recordings)(clean, MANY).double() - clean
+    amplitude = (added[:, -1] - added[:, 0]) / (SAMPLES - 1) * 2**15
+    assert amplitude.min() >= 0
+    assert amplitude.max() <= 0.5 + 1e-4
+    assert abs(amplitude.mean() - 0.25) < 0.01
+    heard = amplitude > 0.05  # below, the place cannot be told in float32
+    first = (added[:, 0] * 2**15 / amplitude)[heard].round()
+    rebuilt = (first[:, None] + torch.arange(SAMPLES)) * amplitude[heard, None] / 2**15
+    torch.testing.assert_close(added[heard], rebuilt, rtol=0, atol=2e-5)
+    in_one = (first >= -3) & (first <= 2601 + 3)
+    in_two = (first >= 10_001 - 30) & (first <= 10_101 + 30)
+    assert (in_one | in_two).all()
+    assert abs(in_two.double().mean() - 0.5) < 0.04  # recordings are equally likely, however long
+    assert first[in_one].min() < 60
+    assert first[in_one].max() > 2540
+
+
+def test_noise_at_a_known_amplitude_is_added_sample_by_sample() -> None:
+    """One recording, just as long as a clip, of one value: what is added is the amplitude itself."""
+    constant = torch.full((SAMPLES,), 2**14, dtype=torch.int16)
+    added = noise_of([constant], max_amplitude=0.8)(torch.zeros(len(MANY), SAMPLES), MANY)
+    assert torch.equal(added, added[:, :1].expand(-1, SAMPLES))
+    amplitude = added[:, 0] / 0.5
+    counts = torch.histc(amplitude, bins=10, min=0.0, max=0.8)
+    assert counts.sum() == len(MANY)
+    assert ((counts - 400) ** 2 / 400).sum() < 35  # uniform on [0, 0.8]; 9 degrees of freedom
+
+
+def test_the_share_of_noisy_clips_is_the_probability(recordings: list[Tensor]) -> None:
+    noisy = noise_of(recordings, probability=0.3)(torch.zeros(len(MANY), SAMPLES), MANY).any(dim=1)
+    assert abs(noisy.float().mean() - 0.3) < 0.03
+
+
+def test_what_is_too_loud_is_clipped_at_full_scale(recordings: list[Tensor]) -> None:
+    loud = noise_of(recordings, max_amplitude=9.0)(torch.full((100, SAMPLES), 0.99), MANY[:100])
+    assert loud.max() == 1.0
+    assert loud.min() >= -1.0
+
+
+def test_recordings_shorter_than_a_clip_are_left_alone(recordings: list[Tensor]) -> None:
+    short, wave = recordings[0][: SAMPLES - 1], torch.rand(5, SAMPLES)
+    assert torch.equal(noise_of([short])(wave, MANY[:5]), wave)
+    assert torch.equal(noise_of([])(wave, MANY[:5]), wave)
+    assert torch.equal(noise_of([short, *recordings])(wave, MANY[:5]), noise_of(recordings)(wave, MANY[:5]))
+
+
+def spec_augment(**changed: int) -> SpecAugment:
+    given = {"time_masks": 2, "max_time_frames": 20, "frequency_masks": 2, "max_frequency_bins": 7} | changed
+    return SpecAugment(seed=1, **given)
+
+
+@given(masks=st.integers(1, 3), width=st.integers(0, 30), bins=st.integers(1, 20), frames=st.integers(1, 25))
+@settings(deadline=None, max_examples=60)
+def test_masked_bands_are_whole_no_wider_than_asked_and_hold_the_clips_mean(
+    masks: int, width: int, bins: int, frames: int
+) -> None:
+    torch.manual_seed(bins)
+    clean = torch.randn(30, 1, bins, frames)
+    for changed, dim in (({"frequency_masks": 0}, -1), ({"time_masks": 0}, -2)):
+        names = {"time_masks": masks, "frequency_masks": masks, "max_time_frames": width, "max_frequency_bins": width}
+        masked = spec_augment(**names | changed)(clean, MANY[:30])
+        differs = masked != clean
+        along, across = (differs.all(dim=2), differs.any(dim=2)) if dim == -1 else (differs.all(3), differs.any(3))
+        assert torch.equal(along, across)
+        assert along.sum(dim=-1).max() <= min(masks * width, clean.shape[dim])
+        fill = clean.mean(dim=(1, 2, 3), keepdim=True).expand_as(clean)
+        torch.testing.assert_close(masked[differs], fill[differs])
+
+
+def test_mask_widths_and_places_are_spread_evenly() -> None:
+    clean = torch.arange(40.0 * 50).view(1, 1, 40, 50).repeat(len(MANY), 1, 1, 1)
+    masked = spec_augment(time_masks=1, frequency_masks=0)(clean, MANY) != clean
+    frames = masked[:, 0, 0]
+    widths = torch.bincount(frames.sum(dim=1), minlength=21)
+    assert len(widths) == 21
+    assert ((widths - 4000 / 21) ** 2 / (4000 / 21)).sum() < 50  # 20 degrees of freedom
+    starts = frames.float().argmax(dim=1)[frames.sum(dim=1) == 20]
+    assert set(starts.tolist()) == set(range(31))
+
+
+def test_frames_and_mels_are_both_masked_with_the_mean_of_the_whole_clip() -> None:
+    torch.manual_seed(0)
+    clean = torch.randn(200, 1, 40, 101)
+    both = spec_augment()(clean, MANY[:200])
+    differs = both != clean
+    assert differs.all(dim=2).any()
+    assert differs.all(dim=3).any()
+    fill = clean.mean(dim=(1, 2, 3), keepdim=True).expand_as(clean)
+    torch.testing.assert_close(both[differs], fill[differs])
+
+
+def all_of_them(seed: int, recordings: list[Tensor]) -> list[tuple[nn.Module, Tensor]]:
+    """Each augmentation with an input of 40 clips."""
+    torch.manual_seed(5)
+    wave, spectra = torch.rand(40, SAMPLES) - 0.5, torch.randn(40, 1, 40, 101)
+    masks = SpecAugment(seed=seed, time_masks=2, max_time_frames=20, frequency_masks=1, max_frequency_bins=7)
+    return [
+        (TimeShift(seed=seed, max_samples=100, probability=0.7), wave),
+        (noise_of(recordings, seed=seed, probability=0.7), wave),
+        (masks, spectra),
+    ]
+
+
+def test_augmentation_is_a_function_of_seed_and_draw_alone(recordings: list[Tensor]) -> None:
+    """Whatever the batch, its order, what was drawn before, and torch's own generator."""
+    draws = torch.arange(10**12, 10**12 + 40)
+    order = torch.randperm(40)
+    for module, clean in all_of_them(3, recordings):
+        whole = module(clean, draws)
+        torch.manual_seed(99)
+        assert torch.equal(module(clean[order], draws[order]), whole[order])
+        assert torch.equal(torch.cat([module(clean[i : i + 1], draws[i : i + 1]) for i in range(40)]), whole)
+    for (module, clean), (other, _) in zip(all_of_them(3, recordings), all_of_them(4, recordings), strict=True):
+        assert not torch.equal(module(clean, draws), other(clean, draws))
+        assert not torch.equal(module(clean, draws), module(clean, draws + 40))
+
+
+def test_what_is_switched_off_changes_nothing(recordings: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    wave, spectra = torch.rand(20, SAMPLES) - 0.5, torch.randn(20, 1, 8, 9)
+    off = [
+        TimeShift(seed=1, max_samples=50, probability=0.0),
+        TimeShift(seed=1, max_samples=0, probability=1.0),
+        noise_of(recordings, probability=0.0),
+        noise_of(recordings, max_amplitude=0.0),
+    ]
+    for module in off:
+        assert torch.equal(module(wave, MANY[:20]), wave)
+    for changed in ({"time_masks": 0, "frequency_masks": 0}, {"max_time_frames": 0, "max_frequency_bins": 0}):
+        assert torch.equal(spec_augment(**changed)(spectra, MANY[:20]), spectra)
+
+
+def test_the_shift_of_a_draw_says_nothing_about_its_noise() -> None:
+    shifts = shifts_of(TimeShift(seed=1, max_samples=100, probability=1.0), MANY).double()
+    constant = torch.full((SAMPLES,), 2**14, dtype=torch.int16)
+    loud = noise_of([constant])(torch.zeros(len(MANY), SAMPLES), MANY)[:, 0].double()
+    assert torch.corrcoef(torch.stack([shifts, loud]))[0, 1].abs() < 4 / len(MANY) ** 0.5
+
+
+def test_inputs_are_left_as_they_are(recordings: list[Tensor]) -> None:
+    for module, clean in all_of_them(3, recordings):
+        before = clean.clone()
+        module(clean, MANY[:40])
+        assert torch.equal(clean, before)
+
+
+def test_full_scale_pcm_is_one() -> None:
+    assert pcm_to_wave(torch.tensor([[-(2**15), 2**14]], dtype=torch.int16)).tolist() == [[-1.0, 0.5]]

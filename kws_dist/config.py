@@ -223,7 +223,7 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
 
 def _config_file(arguments: Sequence[str]) -> str:
     file = ""
-    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument == "--config":
             file = value
         elif argument.startswith("--config="):

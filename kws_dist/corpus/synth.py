@@ -93,11 +93,10 @@ class Synth:
             if key in self._utterances:
                 yield key, render(self._utterances[key])
             else:
-                name = key.removeprefix(f"{NOISE_WORD}/")
-                yield (
-                    key,
-                    noise(name, seed=self._seed, vocabulary=self._words, voices=self._speakers["train"]),
-                )
+                yield key, self._noise(key.removeprefix(f"{NOISE_WORD}/"))
+
+    def _noise(self, name: str) -> Samples:
+        return noise(name, seed=self._seed, vocabulary=self._words, voices=self._speakers["train"])
 
     def _clips_of(self, word: str, per_word: int) -> Iterator[Clip]:
         order = _speaking_order(self._speakers, self._seed, word)

@@ -114,7 +114,9 @@ def without_type_checking(tree: ast.Module) -> ast.Module:
 
 def test_no_module_needs_itself() -> None:
     needs = {
-        name: set(imports(path, without_type_checking(CODE[path]))) & set(MODULES) for name, path in MODULES.items()
+        # `from kws_dist.models import gru`, in kws_dist/models/__init__.py, needs only the latter.
+        name: set(imports(path, without_type_checking(CODE[path]))) & set(MODULES) - {name}
+        for name, path in MODULES.items()
     }
     TopologicalSorter(needs).prepare()
 

@@ -23,3 +23,11 @@ def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_dataset(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `tiny_archive`: 3 train, 1 val, 2 test, 1 noise. Tests copy it before they change anything."""
     return tiny_corpus.shards_of(tiny_archive, tmp_path_factory.mktemp("tiny") / "shards")
+
+
+@pytest.fixture(scope="session")
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the same words as `tiny_dataset`, spoken by more speakers."""
+    folder = tmp_path_factory.mktemp("other")
+    archive = tiny_corpus.pack(folder / "other.tar.gz", tiny_corpus.files(speakers=15))
+    return tiny_corpus.shards_of(archive, folder / "shards")

@@ -83,9 +83,11 @@ def add(tar: tarfile.TarFile, info: tarfile.TarInfo, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data) if data else None)
 
 
-def shards_of(archive: Path, out: Path, *, shard_clips: int = 8, seed: int = 0, **options: Any) -> Path:
+def shards_of(
+    archive: Path, out: Path, *, shard_clips: int = 8, seed: int = 0, words: Sequence[str] | None = None, **options: Any
+) -> Path:
     """Make a dataset of an archive; 7 shards of the tiny one."""
-    source = SpeechCommands(archive)
+    source = SpeechCommands(archive, words=words)
     plan = make_plan(source, shard_clips=shard_clips, seed=seed)
     write_dataset(source, plan, out, task="tiny", command=["make", "it"], **options)
     return out

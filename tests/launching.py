@@ -1,0 +1,46 @@
+"""Start the entry points as a user does, for tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = (
+    *("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.1"),
+    *("--train.epochs", "3", "--train.global_batch", "12", "--train.learning_rate", "0.05"),
+    *("--train.warmup_epochs", "1", "--train.ema_decay", "0.9", "--train.log_every_steps", "1"),
+)
+"""Settings of a training that takes a second and still uses dropout, averaging and several epochs."""
+
+
+def python(script: str, *arguments: str | Path) -> list[str]:
+    """Return the command line of an entry point in one process."""
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def two_ranks(script: str | Path, *arguments: str | Path) -> list[str]:
+    """Return the command line of an entry point in two gloo processes on the CPU."""
+    options = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options]
+    return [*launcher, str(ROOT / script), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which one process takes one core, so that runs are alike."""
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def run(command: list[str], *, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and check its exit code."""
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """Return the JSON object in the last line."""
+    return json.loads(text.strip().splitlines()[-1])

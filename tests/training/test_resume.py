@@ -1,0 +1,150 @@
+"""A run that was ended anywhere goes on as if nothing had happened, and never on anything else."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launching import SMALL, environment, python, run
+from safetensors.torch import load_file
+
+from kws_dist.metrics_file import read_metrics
+from kws_dist.training.checkpoint import newest, step_folders
+
+Run = Path
+
+
+def train(run_dir: Path, shards: Path, *more: str | Path) -> list[str]:
+    return python("launch/train.py", "--data.shards", shards, "--run_dir", run_dir, *SMALL, *more)
+
+
+def all_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    last = step_folders(run_dir / "checkpoints")[-1]
+    return {
+        f"{last.name}/{file.name}/{name}": tensor
+        for file in last.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+
+
+def assert_identical(a: Path, b: Path) -> None:
+    of_a, of_b = all_tensors(a), all_tensors(b)
+    assert of_a.keys() == of_b.keys()
+    assert [name for name in of_a if not torch.equal(of_a[name], of_b[name])] == []
+
+
+def result_without_times(run_dir: Path) -> dict[str, object]:
+    result = json.loads((run_dir / "result.json").read_text())
+    return {name: value for name, value in result.items() if not name.startswith("train_")}
+
+
+def state(run_dir: Path) -> dict[str, object]:
+    return json.loads((run_dir / "state.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted run of 3 epochs x 2 steps."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    run(train(run_dir, tiny_dataset))
+    return run_dir
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_ended_in_mid_epoch_finishes_with_the_same_weights(
+    tiny_dataset: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    long_run = ("--train.epochs", "8", "--train.save_every_steps", "1")
+    run(train(tmp_path / "whole", tiny_dataset, *long_run))
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(train(cut, tiny_dataset, *long_run), env=environment(), stdout=subprocess.DEVNULL)
+    while not (cut / "metrics.jsonl").exists() or len(read_metrics(cut / "metrics.jsonl")) < 9:
+        assert process.poll() is None, "it ended before it could be ended"
+        time.sleep(0.001)
+    process.send_signal(end)
+    assert process.wait() == (0 if end == signal.SIGTERM else -signal.SIGKILL)
+    assert state(cut)["status"] == ("stopped" if end == signal.SIGTERM else "running")
+    found = newest(cut / "checkpoints", pytest.fail)
+    assert found is not None
+    assert 0 < found.state["step"] < 16
+    run(train(cut, tiny_dataset, *long_run))
+    assert_identical(tmp_path / "whole", cut)
+    assert result_without_times(tmp_path / "whole") == result_without_times(cut)
+    steps = [record["step"] for record in read_metrics(cut / "metrics.jsonl") if "train/loss" in record]
+    assert steps == list(range(1, 17))
+
+
+def test_a_finished_run_says_so_and_more_epochs_extend_it(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    before = (copy / "result.json").read_bytes()
+    said = run(train(copy, tiny_dataset)).stdout
+    assert "is finished" in said
+    assert (copy / "result.json").read_bytes() == before
+    run(train(copy, tiny_dataset, "--train.epochs", "4"))
+    assert json.loads((copy / "result.json").read_text())["steps"] == 8
+    assert state(copy)["status"] == "finished"
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
+    finished: Run, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    weights = step_folders(copy / "checkpoints")[-1] / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    said = run(train(copy, tiny_dataset)).stdout
+    assert "step-00000006 is skipped" in said
+    assert "weights.safetensors" in said
+    assert_identical(finished, copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("--seed", "1"), "seed was 0 and is now 1"),
+        (("--data.balance", "0"), "sampler.kind was class_balanced and is now exactly_once"),
+        (("--train.global_batch", "6"), "sampler.global_batch was 12 and is now 6"),
+        (("--model.params", "hidden", "9"), "model.params was"),
+        (("--train.learning_rate", "0.01"), "train.learning_rate was 0.05 and is now 0.01"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(
+    finished: Run, tiny_dataset: Path, change: tuple[str, ...], named: str
+) -> None:
+    error = run(train(finished, tiny_dataset, "--train.epochs", "5", *change), expect=2).stderr
+    assert named in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_run_does_not_go_on_with_other_data(finished: Run, other_dataset: Path) -> None:
+    error = run(train(finished, other_dataset), expect=2).stderr
+    assert "was trained on another dataset" in error
+    assert str(finished) in error
+
+
+def test_a_used_folder_is_refused_when_told_never_to_resume(finished: Run, tiny_dataset: Path) -> None:
+    assert "holds a run already" in run(train(finished, tiny_dataset, "--resume", "never"), expect=2).stderr
+
+
+def test_a_new_run_can_begin_at_a_checkpoint_of_another(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    first = step_folders(finished / "checkpoints")[0]
+    run(train(tmp_path / "new", tiny_dataset, "--resume", first))
+    assert_identical(finished, tmp_path / "new")
+
+
+def test_one_folder_takes_one_job_at_a_time(tiny_dataset: Path, tmp_path: Path) -> None:
+    command = train(tmp_path / "run", tiny_dataset, "--train.epochs", "100000")
+    first = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        assert "another process" in run(command, expect=2).stderr
+    finally:
+        first.kill()
+        first.wait()

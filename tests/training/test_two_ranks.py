@@ -1,0 +1,83 @@
+"""Two real gloo processes train the same thing as one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import SMALL, last_json, python, run, two_ranks
+from safetensors.numpy import load_file
+
+from kws_dist.metrics_file import read_metrics
+
+pytestmark = pytest.mark.dist
+
+STEPS = 10
+SCRIPT = "tests/training/rank_script.py"
+# A linear model: no dropout and no batch norm, whose statistics would follow the size of the micro-batch.
+SETTINGS = ("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.0")
+SETTINGS += ("--train.global_batch", "12")
+
+
+@pytest.fixture(scope="module", params=["balanced", "exactly_once"])
+def records(request: pytest.FixtureRequest, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what one and what two processes drew and learnt."""
+    folder = tmp_path_factory.mktemp("ranks")
+    balance = ("--data.balance", "1" if request.param == "balanced" else "0")
+    settings = (folder, "--data.shards", tiny_dataset, *SETTINGS, *balance)
+    run(python(SCRIPT, *settings, "--train.accumulate", "2"))
+    run(two_ranks(SCRIPT, *settings))
+    return folder
+
+
+def test_the_ranks_draws_joined_are_those_of_one_process(records: Path) -> None:
+    alone = np.load(records / "draws-1-0.npz")["drawn"]
+    ranks = [np.load(records / f"draws-2-{rank}.npz")["drawn"] for rank in (0, 1)]
+    assert ranks[0].shape == ranks[1].shape
+    joined = np.stack([part.reshape(3, STEPS, 6) for part in ranks], axis=2).reshape(3, -1)
+    assert np.array_equal(joined, alone)
+    assert np.array_equal(alone[0], np.arange(12 * STEPS))
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_steps_give_the_same_weights_within_float_tolerance(records: Path, steps: int) -> None:
+    alone = load_file(records / "weights-1-0.safetensors")
+    for rank in (0, 1):
+        together = load_file(records / f"weights-2-{rank}.safetensors")
+        for name, weight in alone.items():
+            if name.startswith(f"{steps}."):
+                np.testing.assert_allclose(together[name], weight, atol=2e-5, err_msg=name)
+
+
+def test_both_ranks_hold_the_same_weights_and_statistics_to_the_bit(records: Path) -> None:
+    weights = [load_file(records / f"weights-2-{rank}.safetensors") for rank in (0, 1)]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    figures = [np.load(records / f"figures-2-{rank}.npz") for rank in (0, 1)]
+    assert np.array_equal(figures[0]["buffers"], figures[1]["buffers"])
+
+
+def test_figures_and_a_request_to_stop_are_shared(records: Path) -> None:
+    alone = np.load(records / "figures-1-0.npz")
+    for rank in (0, 1):
+        figures = np.load(records / f"figures-2-{rank}.npz")
+        assert figures["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+        assert figures["stop"]
+
+
+def test_evaluation_counts_every_clip_once(records: Path, tiny_dataset: Path) -> None:
+    test_clips = json.loads((tiny_dataset / "dataset.json").read_text())["clips"]["test"]
+    for name in ("1-0", "2-0", "2-1"):
+        confusion = np.load(records / f"figures-{name}.npz")["confusion"]
+        assert confusion.sum(axis=1).tolist() == list(test_clips.values())
+
+
+def test_a_run_on_two_ranks_can_go_on_on_one_and_be_evaluated_on_two(tiny_dataset: Path, tmp_path: Path) -> None:
+    arguments = ("--data.shards", tiny_dataset, "--run_dir", tmp_path / "run", *SMALL)
+    run(two_ranks("launch/train.py", *arguments, "--train.epochs", "2"))
+    run(python("launch/train.py", *arguments, "--train.epochs", "3"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    steps = [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in record]
+    assert steps == list(range(1, 7))
+    figures = last_json(run(two_ranks("launch/evaluate.py", "--run_dir", tmp_path / "run")).stdout)
+    assert figures["correct"] == result["test"]["correct"]
+    assert figures["n"] == result["test"]["n"]

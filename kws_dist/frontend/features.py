@@ -54,7 +54,8 @@ class LogMel(nn.Module):
         """Return `(B, 1, mels, frames)` of `wave` `(B, T)`; always float32, also under autocast."""
         with torch.autocast(wave.device.type, enabled=False):
             if wave.device.type != "cpu" or len(wave) <= _CPU_CHUNK_CLIPS:
-                return self._log_mel(wave)
+                # As `cat` lays it out: a sum over other strides is rounded otherwise.
+                return self._log_mel(wave).contiguous()
             return torch.cat([self._log_mel(chunk) for chunk in wave.split(_CPU_CHUNK_CLIPS)])
 
     def _log_mel(self, wave: Tensor) -> Tensor:

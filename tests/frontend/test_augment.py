@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift, pcm_to_wave
+from kws_dist.data import sampler
+from kws_dist.frontend.augment import BackgroundNoise, Purpose, SpecAugment, TimeShift, pcm_to_wave
 
 MANY = torch.arange(4000)
 SAMPLES = 400
@@ -81,14 +82,17 @@ def test_noise_is_a_stretch_of_one_recording_at_one_amplitude(recordings: list[T
 
 
 def test_noise_at_a_known_amplitude_is_added_sample_by_sample() -> None:
-    """One recording, just as long as a clip, of one value: what is added is the amplitude itself."""
-    constant = torch.full((SAMPLES,), 2**14, dtype=torch.int16)
-    added = noise_of([constant], max_amplitude=0.8)(torch.zeros(len(MANY), SAMPLES), MANY)
+    """One recording, just as long as a clip, at full scale: what is added is the amplitude itself."""
+    constant = torch.full((SAMPLES,), -(2**15), dtype=torch.int16)
+    added = noise_of([constant], max_amplitude=1.0)(torch.zeros(len(MANY), SAMPLES), MANY)
     assert torch.equal(added, added[:, :1].expand(-1, SAMPLES))
-    amplitude = added[:, 0] / 0.5
-    counts = torch.histc(amplitude, bins=10, min=0.0, max=0.8)
+    amplitude = -added[:, 0]
+    assert torch.equal(amplitude * 2**24, (amplitude * 2**24).round())  # the 24 bits that were drawn, unscaled
+    counts = torch.histc(amplitude, bins=10, min=0.0, max=1.0)
     assert counts.sum() == len(MANY)
-    assert ((counts - 400) ** 2 / 400).sum() < 35  # uniform on [0, 0.8]; 9 degrees of freedom
+    assert ((counts - 400) ** 2 / 400).sum() < 35  # 9 degrees of freedom
+    half = noise_of([constant], max_amplitude=0.5)(torch.zeros(len(MANY), SAMPLES), MANY)
+    assert torch.equal(half, added / 2)
 
 
 def test_the_share_of_noisy_clips_is_the_probability(recordings: list[Tensor]) -> None:
@@ -195,11 +199,20 @@ def test_what_is_switched_off_changes_nothing(recordings: list[Tensor]) -> None:
         assert torch.equal(spec_augment(**changed)(spectra, MANY[:20]), spectra)
 
 
-def test_the_shift_of_a_draw_says_nothing_about_its_noise() -> None:
-    shifts = shifts_of(TimeShift(seed=1, max_samples=100, probability=1.0), MANY).double()
-    constant = torch.full((SAMPLES,), 2**14, dtype=torch.int16)
-    loud = noise_of([constant])(torch.zeros(len(MANY), SAMPLES), MANY)[:, 0].double()
-    assert torch.corrcoef(torch.stack([shifts, loud]))[0, 1].abs() < 4 / len(MANY) ** 0.5
+def test_what_happens_to_a_draw_says_nothing_about_what_else_does(recordings: list[Tensor]) -> None:
+    shifted = shifts_of(TimeShift(seed=1, max_samples=100, probability=0.5), MANY) != 0
+    noisy = noise_of(recordings, probability=0.5)(torch.zeros(len(MANY), SAMPLES), MANY).any(dim=1)
+    spectra = torch.arange(40.0 * 41).view(1, 1, 40, 41).repeat(len(MANY), 1, 1, 1)
+    narrow = spec_augment(time_masks=1, max_time_frames=1, frequency_masks=1, max_frequency_bins=1)(spectra, MANY)
+    masked = narrow != spectra
+    happened = torch.stack([shifted, noisy, masked.all(2).any((1, 2)), masked.all(3).any((1, 2))]).double()
+    correlation = torch.corrcoef(happened) - torch.eye(4)
+    assert correlation.abs().max() < 4 / len(MANY) ** 0.5
+
+
+def test_every_use_of_random_numbers_has_a_key_of_its_own() -> None:
+    uses = [*Purpose.__members__.values(), sampler._SLOT, sampler._PASS, sampler._EPOCH]
+    assert len(set(uses)) == len(uses)
 
 
 def test_inputs_are_left_as_they_are(recordings: list[Tensor]) -> None:

@@ -23,6 +23,7 @@ from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb, wandb_id
 from kws_dist.training import checkpoint, report, resume
 from kws_dist.training.buffers import average_buffers
 from kws_dist.training.data import Data, evaluation_front_end, open_data, training_front_end
+from kws_dist.training.dry_run import rehearse
 from kws_dist.training.learner import Learner, build_learner
 from kws_dist.training.loop import Loop, Parts, Progress
 from kws_dist.training.ranks import on_rank_0
@@ -82,6 +83,9 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
 
 def run_job(job: Job) -> None:
     """Train until the end of the run or until asked to stop, and leave a run folder that says how it went."""
+    if job.config.dry_run:
+        _dry_run(job)
+        return
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()) and None)
@@ -102,6 +106,12 @@ def run_job(job: Job) -> None:
         elif job.accelerator.is_main_process:
             job.run.set_state("stopped", progress.step)
             display.note(f"stopped at step {progress.step}; the same command goes on from there")
+
+
+def _dry_run(job: Job) -> None:
+    display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
+    display.startup(report.startup_rows(job, 0), _changed(job.config), job.data.dataset.words)
+    rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
 
 
 def _take_up(job: Job, console: Console) -> Progress | None:
@@ -127,7 +137,10 @@ def _take_up(job: Job, console: Console) -> Progress | None:
         return Progress()
     loaded = checkpoint.load(Path(path))
     job.learner.load(loaded.tensors)
-    return Progress(**loaded.state["progress"])
+    progress = Progress(**loaded.state["progress"])
+    if not checkpoint.best_path(job.run.checkpoints).exists():
+        progress.best_step = 0  # it lies in the folder of the run that this one branches off from
+    return progress
 
 
 def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
@@ -219,12 +232,7 @@ def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, 
         return silent(), Tracker([])
     job.run.begin(job.config)
     job.run.set_state("running", progress.step)
-    display = Display(
-        console,
-        total_steps=job.total_steps,
-        steps_per_epoch=job.sampler.steps_per_epoch,
-        start_step=progress.step,
-    )
+    display = _display(job, console, progress.step)
     metrics = MetricsFile(job.run.metrics_file)
     metrics.truncate_after(progress.step)
     sinks: list[Sink] = [metrics]
@@ -235,6 +243,11 @@ def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, 
             Wandb(job.run.path, mode=tracking.wandb, config=config, warn=display.warn, project=tracking.project)
         )
     return display, Tracker(sinks)
+
+
+def _display(job: Job, console: Console, start_step: int) -> Display:
+    steps = {"total_steps": job.total_steps, "steps_per_epoch": job.sampler.steps_per_epoch}
+    return Display(console, start_step=start_step, **steps)
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -16,6 +16,7 @@ from kws_dist.metrics_file import read_metrics
 from kws_dist.training.checkpoint import newest, step_folders
 
 Run = Path
+LONG = ("--train.epochs", "8", "--train.save_every_steps", "1")
 
 
 def train(run_dir: Path, shards: Path, *more: str | Path) -> list[str]:
@@ -54,14 +55,20 @@ def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted run of 8 epochs x 2 steps."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    run(train(run_dir, tiny_dataset, *LONG))
+    return run_dir
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_was_ended_in_mid_epoch_finishes_with_the_same_weights(
-    tiny_dataset: Path, tmp_path: Path, end: signal.Signals
+    whole: Run, tiny_dataset: Path, tmp_path: Path, end: signal.Signals
 ) -> None:
-    long_run = ("--train.epochs", "8", "--train.save_every_steps", "1")
-    run(train(tmp_path / "whole", tiny_dataset, *long_run))
     cut = tmp_path / "cut"
-    process = subprocess.Popen(train(cut, tiny_dataset, *long_run), env=environment(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(train(cut, tiny_dataset, *LONG), env=environment(), stdout=subprocess.DEVNULL)
     while not (cut / "metrics.jsonl").exists() or len(read_metrics(cut / "metrics.jsonl")) < 9:
         assert process.poll() is None, "it ended before it could be ended"
         time.sleep(0.001)
@@ -71,9 +78,9 @@ def test_a_run_that_was_ended_in_mid_epoch_finishes_with_the_same_weights(
     found = newest(cut / "checkpoints", pytest.fail)
     assert found is not None
     assert 0 < found.state["step"] < 16
-    run(train(cut, tiny_dataset, *long_run))
-    assert_identical(tmp_path / "whole", cut)
-    assert result_without_times(tmp_path / "whole") == result_without_times(cut)
+    run(train(cut, tiny_dataset, *LONG))
+    assert_identical(whole, cut)
+    assert result_without_times(whole) == result_without_times(cut)
     steps = [record["step"] for record in read_metrics(cut / "metrics.jsonl") if "train/loss" in record]
     assert steps == list(range(1, 17))
 

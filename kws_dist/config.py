@@ -4,6 +4,7 @@ A YAML file holds only what differs from the defaults below; the command line ov
 the same typed parser, so a typing mistake in either is answered with what was probably meant.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
@@ -218,6 +219,7 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
         prog=prog,
         description=description,
         use_underscores=True,
+        console_outputs=os.environ.get("RANK", "0") == "0",  # every rank makes the same mistake; one says so
     )
 
 

@@ -4,6 +4,7 @@ Entry points print the sentence without a traceback (unless `--debug`) and exit 
 exception is a fault of this program and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -39,7 +40,8 @@ def main_guard(main: Callable[[], int | None], debug: bool) -> int:
     except (UsageError, DataError, TrainingError, OSError, KeyboardInterrupt) as error:
         if debug:
             raise
-        print(_sentence(error), file=sys.stderr)
+        if not (isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0"):
+            print(_sentence(error), file=sys.stderr)  # every rank meets a wrong use; one says so
         return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 

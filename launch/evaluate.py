@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
-from accelerate import Accelerator
 
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.data import open_data
+from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.rebuild import rebuild
 
 
@@ -46,10 +47,12 @@ class Arguments:
 def evaluate(arguments: Arguments) -> None:
     """Evaluate on every process that was launched; each takes its share of the clips."""
     keep_freed_memory()
-    accelerator = Accelerator()
+    trained = rebuild(Path(arguments.run_dir))
+    precision = trained.config.train.precision
+    no_fp16 = precision == "fp16" and not torch.cuda.is_available()
+    accelerator = make_accelerator("fp32" if no_fp16 else precision)
     if accelerator.device.type == "cpu":
         use_cores()
-    trained = rebuild(Path(arguments.run_dir))
     given = arguments.data
     shards = given.shards or trained.config.data.shards
     config = replace(trained.config.data, shards=shards, residency=given.residency, on_bad_clip=given.on_bad_clip)

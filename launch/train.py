@@ -5,13 +5,14 @@ import sys
 from kws_dist.config import Config, parse
 from kws_dist.errors import main_guard
 from kws_dist.process import keep_freed_memory, use_cores
-from kws_dist.training.session import build_job, make_accelerator, run_job
+from kws_dist.training.ranks import make_accelerator
+from kws_dist.training.session import build_job, run_job
 
 
 def train(config: Config) -> None:
     """Run one job from start to end, on every process that was launched."""
     keep_freed_memory()
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train.precision)
     if accelerator.device.type == "cpu":
         use_cores()
     run_job(build_job(config, accelerator))
@@ -21,5 +22,4 @@ def train(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    config = parse(sys.argv[1:])
-    raise SystemExit(main_guard(lambda: train(config), debug=config.debug))
+    raise SystemExit(main_guard(lambda: train(parse(sys.argv[1:])), debug="--debug" in sys.argv))

@@ -29,8 +29,9 @@ from kws_dist.tracking import MetricsFile, Tracker
 from kws_dist.training.data import training_front_end
 from kws_dist.training.learner import build_learner
 from kws_dist.training.loop import Loop, Progress
+from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
-from kws_dist.training.session import Job, build_job, make_accelerator, parts_of
+from kws_dist.training.session import Job, build_job, parts_of
 from kws_dist.training.stop import StopRequest
 
 
@@ -73,7 +74,7 @@ def clips_per_s(run: Callable[[], None], clips: int, device: torch.device) -> fl
 def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time the training loop and the bare loops in turns of `steps` steps."""
     config = replace(config, run_dir=str(folder), train=replace(config.train, accumulate=1))
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train.precision)
     job = build_job(config, accelerator)
     rows, device = job.batch_slice.global_batch, accelerator.device
     loop = Loop(

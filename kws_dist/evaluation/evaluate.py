@@ -99,14 +99,3 @@ class Evaluator:
         confusion, loss_sum = self._accelerator.reduce((confusion, loss_sum), "sum")  # pyright: ignore
         counts = confusion.view(self._num_classes, -1).cpu().numpy()
         return Evaluation(counts, loss_sum.item() / max(int(counts.sum()), 1))
-
-
-def match_labels(labels: NDArray[np.int64], words: Sequence[str], model_words: Sequence[str]) -> NDArray[np.int64]:
-    """Translate labels that number `words` into those that number `model_words`, by word.
-
-    Raises `KeyError` with the list of the words that the model does not know.
-    """
-    unknown = sorted(set(words) - set(model_words))
-    if unknown:
-        raise KeyError(unknown)
-    return np.array([model_words.index(word) for word in words], np.int64)[labels]

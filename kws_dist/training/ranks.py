@@ -1,14 +1,34 @@
-"""Things that rank 0 does for all."""
+"""The processes of a job: how they are set up, and what rank 0 does for all."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from kws_dist.errors import DataError, UsageError
 
 T = TypeVar("T")
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """Set up the process group and the precision (`auto`, `fp32`, `bf16` or `fp16`).
+
+    DDP does not broadcast batch-norm statistics at each step; `average_buffers` treats them when it matters.
+    """
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    precision = _resolved(precision)
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+
+
+def _resolved(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "auto":
+        return "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if wanted == "fp16" and not has_gpu:
+        raise UsageError("--train.precision fp16 needs a GPU: choose fp32 or bf16")
+    return wanted
 
 
 def on_rank_0(accelerator: Accelerator, do: Callable[[], T]) -> T:

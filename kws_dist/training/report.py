@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from kws_dist.config import Config, differences
 from kws_dist.display import Display, duration
 from kws_dist.evaluation import plots
 from kws_dist.evaluation.evaluate import Evaluation
@@ -37,6 +38,16 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
         "device": device_name(job.accelerator.device),
         "seed": str(config.seed),
     }
+
+
+def warnings(job: "Job") -> list[str]:
+    """Return what a person should know before the figures."""
+    said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
+    clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
+    noise = job.data.dataset.rows("noise")
+    if job.config.augment.noise_probability and not (noise.n_samples >= clip_samples).any():
+        said.append("no background noise is mixed in: the shards hold no noise recording as long as a clip")
+    return said
 
 
 def summary(results: Results, job: "Job", best_step: int, train_clips: int, train_s: float) -> dict[str, Any]:
@@ -104,3 +115,13 @@ def _accuracy_line(figures: dict[str, Any]) -> str:
         f"accuracy {figures['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f},"
         f" {figures['correct']:,} of {figures['n']:,} clips"
     )
+
+
+def changed_settings(config: Config) -> dict[str, str]:
+    """Return the settings that differ from the defaults, by flag."""
+    skipped = {"config", "run_dir", "data.shards"}  # the table above names them already
+    return {
+        f"--{name}": f"{now} (default {default})"
+        for name, (default, now) in differences(Config(), config).items()
+        if name not in skipped
+    }

@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from rich.console import Console
 
-from kws_dist.config import Config, differences, to_yaml
+from kws_dist.config import Config
 from kws_dist.data.sampler import BatchSlice, Sampler, build_sampler
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display, silent
-from kws_dist.errors import DataError, UsageError
+from kws_dist.errors import UsageError
 from kws_dist.evaluation.evaluate import Evaluator
-from kws_dist.run import RunFolder, package_versions
-from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb, wandb_id
+from kws_dist.run import RunFolder
+from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
 from kws_dist.training import checkpoint, report, resume
 from kws_dist.training.buffers import average_buffers
 from kws_dist.training.data import Data, evaluation_front_end, open_data, training_front_end
@@ -27,6 +26,7 @@ from kws_dist.training.dry_run import rehearse
 from kws_dist.training.learner import Learner, build_learner
 from kws_dist.training.loop import Loop, Parts, Progress
 from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.saving import save
 from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
 
@@ -55,7 +55,10 @@ class Job:
             "seed": self.config.seed,
             "dataset_digest": self.data.dataset.digest,
             "words": list(self.data.dataset.words),
-            "sampler": {**self.sampler.settings(), "skipped_clips": self.data.stores["train"].skipped_keys},
+            "sampler": {
+                **self.sampler.settings(),
+                "skipped_clips": self.data.stores["train"].skipped_keys + self.data.skipped_noise,
+            },
         }
 
 
@@ -97,9 +100,10 @@ def run_job(job: Job) -> None:
         display, tracker = _watchers(job, console, progress)
         stack.enter_context(display)
         stack.enter_context(tracker)
-        display.startup(report.startup_rows(job, progress.step), _changed(job.config), job.data.dataset.words)
-        for key in job.data.skipped_keys:
-            display.warn(f"clip {key} is damaged and left out")
+        rows, changed = report.startup_rows(job, progress.step), report.changed_settings(job.config)
+        display.startup(rows, changed, job.data.dataset.words)
+        for warning in report.warnings(job):
+            display.warn(warning)
         finished = Loop(parts_of(job, stop, tracker, display), job.config.train, progress).run()
         if finished:
             conclude(job, progress, tracker, display)
@@ -110,7 +114,7 @@ def run_job(job: Job) -> None:
 
 def _dry_run(job: Job) -> None:
     display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
-    display.startup(report.startup_rows(job, 0), _changed(job.config), job.data.dataset.words)
+    display.startup(report.startup_rows(job, 0), report.changed_settings(job.config), job.data.dataset.words)
     rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
 
 
@@ -168,7 +172,7 @@ def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) ->
         store=store,
         validate=evaluator(job, "val"),
         evaluated_model=partial(_evaluated_model, job),
-        save=partial(_save, job),
+        save=partial(save, job),
         stop_asked=lambda: stop.asked,
         tracker=tracker,
         display=display,
@@ -193,40 +197,6 @@ def _evaluated_model(job: Job) -> torch.nn.Module:
     return job.learner.evaluated
 
 
-def _save(job: Job, progress: Progress, is_best: bool) -> None:
-    """Save on rank 0; every rank goes on with the same batch-norm statistics that were saved."""
-    average_buffers(job.learner.model, job.accelerator)
-    if job.learner.average:
-        average_buffers(job.learner.average.module, job.accelerator)
-    on_rank_0(job.accelerator, partial(_write_checkpoint, job, progress, is_best))
-
-
-def _write_checkpoint(job: Job, progress: Progress, is_best: bool) -> None:
-    state = {
-        "step": progress.step,
-        "draw": progress.step * job.config.train.global_batch,
-        "progress": asdict(progress),
-        **job.facts,
-        "sample_rate_hz": job.data.dataset.sample_rate_hz,
-        "config": to_yaml(job.config),
-        "wandb_id": wandb_id(job.run.path) if job.config.tracking.wandb != "disabled" else None,
-        "versions": package_versions(),
-        "world": job.accelerator.num_processes,
-        "rng": "none to keep: every random number is keyed by (seed, draw) or (seed, step, rank)",
-    }
-    tensors, folder = job.learner.tensors(), job.run.checkpoints
-    try:
-        if is_best:  # first, so that no step checkpoint ever speaks of a best one that is not there yet
-            checkpoint.save(folder / "best", tensors, state)
-        checkpoint.save(folder / checkpoint.step_name(progress.step), tensors, state)
-        checkpoint.prune(folder)
-        job.run.set_state("running", progress.step)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the checkpoint of step {progress.step} cannot be written ({error.strerror})"
-        ) from None
-
-
 def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, Tracker]:
     if not job.accelerator.is_main_process:
         return silent(), Tracker([])
@@ -248,34 +218,6 @@ def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, 
 def _display(job: Job, console: Console, start_step: int) -> Display:
     steps = {"total_steps": job.total_steps, "steps_per_epoch": job.sampler.steps_per_epoch}
     return Display(console, start_step=start_step, **steps)
-
-
-def make_accelerator(config: Config) -> Accelerator:
-    """Set up the process group and the precision.
-
-    DDP does not broadcast batch-norm statistics at each step; `average_buffers` treats them when it matters.
-    """
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    precision = _precision(config.train.precision)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
-
-
-def _precision(wanted: str) -> str:
-    has_gpu = torch.cuda.is_available()
-    if wanted == "auto":
-        return "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp32"
-    if wanted == "fp16" and not has_gpu:
-        raise UsageError("--train.precision fp16 needs a GPU: choose fp32 or bf16")
-    return wanted
-
-
-def _changed(config: Config) -> dict[str, str]:
-    skipped = {"config", "run_dir", "data.shards"}  # the table above names them already
-    return {
-        f"--{name}": f"{now} (default {default})"
-        for name, (default, now) in differences(Config(), config).items()
-        if name not in skipped
-    }
 
 
 def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -> None:

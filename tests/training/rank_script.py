@@ -14,7 +14,8 @@ from kws_dist.config import parse
 from kws_dist.data.workers import Batch
 from kws_dist.display import silent
 from kws_dist.tracking import Tracker
-from kws_dist.training.session import build_job, evaluator, make_accelerator, parts_of
+from kws_dist.training.ranks import make_accelerator
+from kws_dist.training.session import build_job, evaluator, parts_of
 from kws_dist.training.stop import StopRequest
 
 STEPS = 10
@@ -24,7 +25,7 @@ def main() -> None:
     folder, settings = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     config = parse(settings)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.train.precision)
     job = build_job(config, accelerator)
     parts = parts_of(job, StopRequest(), Tracker([]), silent())
     drawn: list[np.ndarray] = []

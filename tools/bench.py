@@ -38,7 +38,7 @@ from kws_dist.training.stop import StopRequest
 def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
     """Return one step of the bare loop: features, forward, backward, optimizer, on one resident batch."""
     device, config = job.accelerator.device, job.config
-    front_end = training_front_end(config, job.data.dataset).to(device)
+    front_end = training_front_end(config, job.data).to(device)
     if not augmented:
         front_end.wave_augment, front_end.feature_augment = torch.nn.ModuleList(), torch.nn.ModuleList()
     draws = job.sampler.draws(job.batch_slice.draw_numbers(0, 0))

@@ -100,7 +100,8 @@ def _mark_best(axes: Axes, records: Records) -> None:
     """Put a star where the validation accuracy was best, and the number in the legend."""
     scored = [record for record in records if record.get("val/accuracy") is not None]
     if scored:
-        best = max(scored, key=lambda record: record["val/accuracy"])
+        # Where the accuracy ties, the lower loss is the better one, as for the checkpoint that is kept.
+        best = max(scored, key=lambda record: (record["val/accuracy"], -(record.get("val/loss") or 0.0)))
         star = {"marker": "*", "markersize": 11, "color": VAL_COLOUR, "linestyle": ""}
         axes.plot(best["step"], best["val/accuracy"], label=f"best {100 * best['val/accuracy']:.2f} %", **star)
 

@@ -1,6 +1,6 @@
 """From settings to data: the stores of each split, the sampler, and the front ends."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ class Data:
     dataset: Dataset
     stores: dict[str, Store]
     """By split."""
-    skipped_noise: list[str] = field(default_factory=list)
+    noise: list[torch.Tensor]
+    """Noise recordings, int16 `(samples,)` each, for training only."""
+    skipped_noise: list[str]
     """Damaged noise recordings that were left out."""
 
     @property
@@ -55,9 +57,8 @@ def open_data(
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
             stores[split] = open_store(rows, policy, residency=config.residency, device=device)
-    # Noise is for training only; it is read again, and small, when the front end is built.
-    skipped_noise = read_noise(dataset.rows("noise"), config.on_bad_clip)[1] if "train" in stores else []
-    return Data(dataset, stores, skipped_noise)
+    noise, skipped_noise = read_noise(dataset.rows("noise"), config.on_bad_clip) if "train" in stores else ([], [])
+    return Data(dataset, stores, noise, skipped_noise)
 
 
 def match_labels(labels: NDArray[np.int64], words: tuple[str, ...], model_words: tuple[str, ...]) -> NDArray[np.int64]:
@@ -78,9 +79,9 @@ def evaluation_front_end(features: FeaturesConfig, sample_rate_hz: int) -> Front
     return FrontEnd(_features(features, sample_rate_hz))
 
 
-def training_front_end(config: Config, dataset: Dataset) -> FrontEnd:
+def training_front_end(config: Config, data: Data) -> FrontEnd:
     """Build the front end with the augmentation that the settings ask for."""
-    augment, rate_hz = config.augment, dataset.sample_rate_hz
+    augment, rate_hz = config.augment, data.dataset.sample_rate_hz
     clip_samples = round(config.data.clip_seconds * rate_hz)
     return FrontEnd(
         _features(config.features, rate_hz),
@@ -91,7 +92,7 @@ def training_front_end(config: Config, dataset: Dataset) -> FrontEnd:
                 probability=augment.shift_probability,
             ),
             BackgroundNoise(
-                read_noise(dataset.rows("noise"), config.data.on_bad_clip)[0],
+                data.noise,
                 seed=config.seed,
                 clip_samples=clip_samples,
                 max_amplitude=augment.noise_amplitude,

@@ -1,6 +1,5 @@
 """Optimizers, the learning rate as one pure function of the step, and the average of the weights."""
 
-import copy
 import math
 from typing import Any
 
@@ -45,8 +44,8 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._decay, self._current_decay = decay, 0.0
-        self._averaged = AveragedModel(copy.deepcopy(model), multi_avg_fn=self._average, use_buffers=True)
+        self._model, self._decay, self._current_decay = model, decay, 0.0
+        self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
         self._averaged.requires_grad_(False)
 
     @property
@@ -54,10 +53,10 @@ class MovingAverage:
         """The averaged model."""
         return self._averaged.module
 
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take the weights after optimizer step `step` in."""
+    def update(self, step: int) -> None:
+        """Take the model's weights after optimizer step `step` in."""
         self._current_decay = min(self._decay, (1 + step) / (10 + step))
-        self._averaged.update_parameters(model)
+        self._averaged.update_parameters(self._model)
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from averaged weights, the `state_dict` of `module`."""

@@ -163,7 +163,7 @@ def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) ->
         clip_norm=config.train.clip_norm,
         average=learner.average,
     )
-    front_end = training_front_end(config, job.data.dataset).to(accelerator.device)
+    front_end = training_front_end(config, job.data).to(accelerator.device)
     store = job.data.stores["train"]
     return Parts(
         step=step,

@@ -76,7 +76,7 @@ class TrainStep:
                 self._forward_backward(batch, real_rows)
         self._update()
         if self._average:
-            self._average.update(self._accelerator.unwrap_model(self._model), step)
+            self._average.update(step)
 
     def _forward_backward(self, batch: Batch, real_rows: int) -> None:
         with self._accelerator.autocast():

@@ -148,7 +148,7 @@ def test_the_average_forgets_the_first_weights_and_follows_the_decay() -> None:
     for step in range(200):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        average.update(model, step)
+        average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = float(step) if step == 0 else decay * expected + (1 - decay) * step
     weight = average.module.weight

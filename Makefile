@@ -3,12 +3,13 @@ PYTHON ?= python3
 # The torch build, as pip understands it, e.g. TORCH='torch==2.13.0'.
 TORCH ?= torch
 BIN := .venv/bin
+WORDS := yes,no,up,down,left,right,on,off,stop,go
 INSTALLED := .venv/installed
 
 .PHONY: quickstart test lint format install clean
 
 quickstart: install
-	$(BIN)/python tools/make_shards.py synth --out data/quickstart
+	$(BIN)/python tools/make_shards.py synth --words $(WORDS) --out data/quickstart
 	$(BIN)/accelerate launch launch/train.py --config configs/quickstart.yaml
 
 test: install

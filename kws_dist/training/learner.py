@@ -39,7 +39,7 @@ class Learner:
         self.model.load_state_dict(tensors["weights"])
         _load_optimizer_tensors(self.optimizer, tensors["optimizer"])
         if self.average:
-            self.average.load(tensors["average"])
+            self.average.module.load_state_dict(tensors["average"])
 
 
 def build_learner(config: Config, *, num_classes: int, device: torch.device) -> Learner:

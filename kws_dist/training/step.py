@@ -56,8 +56,9 @@ class TrainStep:
     ) -> None:
         """`model` as prepared by the accelerator; `clip_norm` 0 is no clipping."""
         self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
-        self._seed, self._accumulate, self._label_smoothing = seed, accumulate, label_smoothing
-        self._clip_norm, self._average = clip_norm or float("inf"), average
+        self._accumulate, self._label_smoothing = accumulate, label_smoothing
+        self._dropout_key = keyed.fold(seed, _DROPOUT, accelerator.process_index)
+        self._clip_norm, self._average = clip_norm, average
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         device = accelerator.device
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, rows
@@ -94,7 +95,10 @@ class TrainStep:
         scaler = self._accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self._optimizer)
-        self._norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        self._norm = nn.utils.get_total_norm(gradients)
+        if self._clip_norm:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, self._norm)
         bad = ~self._norm.isfinite()
         self._bad = torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad))
         if scaler is not None:
@@ -119,5 +123,7 @@ class TrainStep:
         return StepFigures(loss / rows, correct / rows, self._norm.item(), in_row, ever, asked_ranks > 0)
 
     def _seed_dropout(self, step: int, micro_step: int) -> None:
-        key = keyed.fold(self._seed, _DROPOUT, step, micro_step, self._accelerator.process_index)
-        torch.manual_seed(key & (2**63 - 1))
+        key = keyed.fold(self._dropout_key, step, micro_step)
+        torch.default_generator.manual_seed(key & (2**63 - 1))
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(key & (2**63 - 1))

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.dist
 
 STEPS = 10
 SCRIPT = "tests/training/rank_script.py"
-# A linear model: no dropout and no batch norm, whose statistics would follow the size of the micro-batch.
+# One process takes two micro-batches where two processes take one each, so that batch norm sees the same clips.
+# No dropout, whose masks depend on the rank.
 SETTINGS = ("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.0")
 SETTINGS += ("--train.global_batch", "12")
 

@@ -91,12 +91,11 @@ def run_job(job: Job) -> None:
         return
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()) and None)
+        on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()))
         console = Console()
-        loaded = _take_up(job, console)
-        if loaded is None:
+        progress = _take_up(job, console)
+        if progress is None:
             return
-        progress = loaded
         display, tracker = _watchers(job, console, progress)
         stack.enter_context(display)
         stack.enter_context(tracker)
@@ -148,6 +147,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
 
 
 def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
+    """Build what the loop works with; the model is wrapped for several ranks here."""
     config, accelerator, learner = job.config, job.accelerator, job.learner
     with warnings.catch_warnings():
         # torch renames this option; accelerate has only the old name, and older torch knows no other.

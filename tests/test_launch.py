@@ -115,8 +115,10 @@ def test_a_truncated_shard_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_evaluation_repeats_the_result_from_the_run_folder_alone(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "moved")
     figures = last_json(run(python("launch/evaluate.py", "--run_dir", tmp_path / "moved")).stdout)
-    result = json.loads((trained / "result.json").read_text())
-    assert {name: figures[name] for name in result["test"]} == result["test"]
+    result = json.loads((trained / "result.json").read_text())["test"]
+    # torch may take another kernel for weights that ask for gradients, which rounds differently.
+    assert figures["loss"] == pytest.approx(result.pop("loss"), rel=1e-6)
+    assert {name: figures[name] for name in result} == result
 
 
 def test_labels_of_other_shards_are_matched_by_word(trained: Path, tiny_archive: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def two_ranks(script: str | Path, *arguments: str | Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which one process takes one core, so that runs are alike."""
+    """Return the environment of a machine without GPUs, with the threads that `accelerate launch` would set."""
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 

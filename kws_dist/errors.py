@@ -23,6 +23,10 @@ class DataError(RuntimeError):
     exit_code = 1
 
 
+class ClipError(DataError):
+    """One recording cannot be used; the others can."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on: the numbers have gone wrong, not the data on disk."""
 

@@ -3,14 +3,15 @@
 import gzip
 import io
 import tarfile
+import tempfile
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kws_dist.corpus.clip import Samples
+from kws_dist.corpus.clip import Samples, Source
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.shards.plan import make_plan
 from kws_dist.shards.write import write_dataset
@@ -81,6 +82,13 @@ def add(tar: tarfile.TarFile, info: tarfile.TarInfo, data: bytes) -> None:
     if data:
         info.size = len(data)
     tar.addfile(info, io.BytesIO(data) if data else None)
+
+
+def read_all(source: Source, keys: Collection[str] | None = None) -> dict[str, Samples]:
+    """Return the audio of the wanted clips of a source, of all by default."""
+    wanted = [clip.key for clip in source.clips] if keys is None else list(keys)
+    with tempfile.TemporaryDirectory() as folder, source.staged(wanted, Path(folder)):
+        return {key: source.read(key) for key in wanted}
 
 
 def shards_of(

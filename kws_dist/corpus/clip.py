@@ -1,7 +1,9 @@
 """`Clip`, the record of one recording, and `Source`, the thing that lists clips and reads their audio."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +13,10 @@ SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "val", "test")
 NOISE_SPLIT = "noise"
 NOISE_WORD = "_background_noise_"
+UNKNOWN_WORD = "_unknown_"
+"""The word of every recording of a word outside the vocabulary."""
+SILENCE_WORD = "_silence_"
+"""The word of a stretch of background noise in which nobody speaks."""
 
 Samples = NDArray[np.int16]
 """One recording: shape (samples,), int16 mono PCM at 16 kHz."""
@@ -32,8 +38,20 @@ class Clip:
     """About how much memory the audio takes, so that a writer can plan what to hold at once."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A recording that was left out, as `rejected.jsonl` lists it."""
+
+    name: str
+    """Where it is in the source: a path inside the folder or archive, or a line of a manifest."""
+    reason: str
+    """What is wrong with it, as the end of a sentence that begins with its name."""
+    word: str = ""
+    split: str = ""
+
+
 class Source(Protocol):
-    """A corpus: every clip is known before any audio is read."""
+    """A corpus: every clip is known before any audio is read. Can be pickled, so that many processes read from it."""
 
     @property
     def clips(self) -> Sequence[Clip]:
@@ -46,13 +64,30 @@ class Source(Protocol):
         ...
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """Where the clips come from, as `dataset.json` records it: kind, path, checksum."""
+    def rejected(self) -> Sequence[Rejected]:
+        """The recordings that were left out when the clips were listed."""
         ...
 
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Samples]]:
-        """Yield `(key, samples)` of every wanted key once, in whatever order the source finds cheapest.
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the clips come from, as `dataset.json` records it: kind, path, checksum, and every choice made."""
+        ...
 
-        Raises `DataError` naming the recording when its audio cannot be read.
+    @property
+    def state(self) -> str:
+        """A text that changes when a recording is changed in place; to be compared on one machine only."""
+        ...
+
+    def staged(self, keys: Collection[str], folder: Path) -> AbstractContextManager[None]:
+        """While in this context, the clips can be read in any order, also by other processes.
+
+        `folder` has room for temporary files, which are gone at the end.
+        """
+        ...
+
+    def read(self, key: str) -> Samples:
+        """Return the samples `(samples,)` of a staged clip.
+
+        Raises `ClipError` when this recording cannot be used, `DataError` when the source as a whole cannot.
         """
         ...

@@ -6,12 +6,15 @@ for validation and for testing. Without the lists the hash rule of the data set'
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from kws_dist.corpus.archive import Container, Folder, Listing, TarArchive
-from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, Clip, Samples
+from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, Clip, Rejected, Samples
+from kws_dist.corpus.container import Container, Look, is_hidden
+from kws_dist.corpus.tar import TarArchive
+from kws_dist.corpus.tree import Tree
 from kws_dist.corpus.wav import samples_of_wav
 from kws_dist.errors import DataError, UsageError
 
@@ -31,26 +34,35 @@ class SpeechCommands:
         Raises `UsageError` for a word that is not there, `DataError` for an archive that is damaged or hostile.
         """
         self._container = _container(archive, root)
-        listing = self._container.scan(LIST_OF_SPLIT.values())
+        lists: dict[str, bytes] = {}
+        listing = self._container.scan(_keep_in(lists, LIST_OF_SPLIT.values()))
         names = [name for name in listing.size_bytes if _is_recording(name)]
         self.words: tuple[str, ...] = _vocabulary(words, names, self._container.path)
-        splits, rule = _splits(names, listing, self._container.path)
+        splits, rule = _splits(names, lists, self._container.path)
         chosen = {*self.words, NOISE_WORD}
         clips = {n: _clip(n, splits, listing.size_bytes[n]) for n in names if _word(n) in chosen}
         self.clips: tuple[Clip, ...] = tuple(sorted(clips.values(), key=lambda clip: clip.key))
         self._name_of_key = _by_key(clips, self._container.path)
+        used = [*clips, *lists]
         self.provenance: dict[str, Any] = {
             "kind": "speech-commands",
             "path": self._container.path.resolve().name,
-            **self._container.checksum([*clips, *listing.content]),
+            **self._container.identity(used),
             "split_rule": rule,
         }
+        self.state = self._container.state(used)
+        self.rejected: tuple[Rejected, ...] = tuple(
+            Rejected(name=name, reason=reason) for name, reason in sorted(listing.refused.items())
+        )
 
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Samples]]:
-        """Yield `(key, samples)` of the wanted clips: one pass over an archive, whatever their number."""
-        key_of_name = {self._name_of_key[key]: key for key in wanted}
-        for name, content in self._container.read(key_of_name):
-            yield key_of_name[name], samples_of_wav(content, f"{self._container.path}: {name}")
+    def staged(self, keys: Collection[str], folder: Path) -> AbstractContextManager[None]:
+        """One pass over an archive, whatever the number of clips."""
+        return self._container.staged([self._name_of_key[key] for key in keys], folder)
+
+    def read(self, key: str) -> Samples:
+        """Return the samples `(samples,)` of a staged clip."""
+        name = self._name_of_key[key]
+        return samples_of_wav(self._container.read(name), f"{self._container.path}: {name}")
 
 
 def which_set(name: str) -> str:
@@ -70,14 +82,20 @@ def _container(archive: Path | None, root: Path | None) -> Container:
     if archive is not None and root is None:
         return TarArchive(archive)
     if root is not None and archive is None:
-        return Folder(root)
+        return Tree(root)
     raise UsageError("pass either --archive FILE.tar.gz or --root DIR")
 
 
+def _keep_in(kept: dict[str, bytes], names: Collection[str]) -> Look:
+    def look(name: str) -> Callable[[IO[bytes]], None] | None:
+        return (lambda file: kept.__setitem__(name, file.read())) if name in names else None
+
+    return look
+
+
 def _is_recording(name: str) -> bool:
-    # A name with a leading dot is a desktop's own file, e.g. the `._x.wav` that macOS puts beside every `x.wav`.
     path = PurePosixPath(name)
-    return len(path.parts) > 1 and path.suffix.lower() == ".wav" and not any(p[0] == "." for p in path.parts)
+    return len(path.parts) > 1 and path.suffix.lower() == ".wav" and not is_hidden(name)
 
 
 def _word(name: str) -> str:
@@ -103,14 +121,14 @@ def _vocabulary(asked: Sequence[str] | None, names: Sequence[str], path: Path) -
     return words
 
 
-def _splits(names: Sequence[str], listing: Listing, path: Path) -> tuple[dict[str, str], str]:
+def _splits(names: Sequence[str], content: dict[str, bytes], path: Path) -> tuple[dict[str, str], str]:
     """Return the split of every recording, and the rule it came from: `lists` or `which_set`."""
-    lists = {s: file for s, file in LIST_OF_SPLIT.items() if file in listing.content}
+    lists = {s: file for s, file in LIST_OF_SPLIT.items() if file in content}
     if not lists:
         return {name: which_set(name) for name in names}, "which_set"
     if len(lists) < len(LIST_OF_SPLIT):
         raise DataError(f"{path}: {' and '.join(LIST_OF_SPLIT.values())} belong together, and one is missing")
-    listed = {split: _lines(listing.content[file], f"{path}: {file}") for split, file in lists.items()}
+    listed = {split: _lines(content[file], f"{path}: {file}") for split, file in lists.items()}
     both = sorted(listed["val"] & listed["test"])
     if both:
         raise DataError(f"{path}: {both[0]!r} is in both lists, so it has no split")

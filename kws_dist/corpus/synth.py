@@ -7,10 +7,12 @@ training. Clips are made when they are read, and each is a pure function of seed
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from kws_dist.corpus import espeak
-from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SPLITS, Clip, Samples
+from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SPLITS, Clip, Rejected, Samples
 from kws_dist.corpus.synth_clip import CLIP_SAMPLES, Utterance, manner_of, render, uniforms
 from kws_dist.corpus.synth_noise import NOISE_SAMPLES, NOISES, noise
 from kws_dist.errors import UsageError
@@ -84,16 +86,28 @@ class Synth:
         """The synthesiser's version and the parameters, which together determine every clip."""
         return {"kind": "synth", "espeak_ng": espeak.version(), "words": [*self._words], **self._parameters}
 
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Samples]]:
-        """Yield `(key, samples)` of every wanted key: `(16000,)` for a word, `(480000,)` for a noise.
+    @property
+    def rejected(self) -> Sequence[Rejected]:
+        """Nothing is ever left out."""
+        return ()
+
+    @property
+    def state(self) -> str:
+        """`provenance` says all."""
+        return ""
+
+    def staged(self, keys: Collection[str], folder: Path) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Nothing to prepare: clips are made when they are read."""
+        return nullcontext()
+
+    def read(self, key: str) -> Samples:
+        """Return the samples of a clip: `(16000,)` for a word, `(480000,)` for a noise.
 
         Raises `DataError` naming word and voice if a word cannot be said within a second.
         """
-        for key in sorted(wanted):
-            if key in self._utterances:
-                yield key, render(self._utterances[key])
-            else:
-                yield key, self._noise(key.removeprefix(f"{NOISE_WORD}/"))
+        if key in self._utterances:
+            return render(self._utterances[key])
+        return self._noise(key.removeprefix(f"{NOISE_WORD}/"))
 
     def _noise(self, name: str) -> Samples:
         return noise(name, seed=self._seed, vocabulary=self._words, voices=self._speakers["train"])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_corpus import files, pack, tone, wav_file
+from tiny_corpus import files, pack, read_all, tone, wav_file
 
-from kws_dist.corpus.archive import MAX_MEMBER_BYTES
+from kws_dist.corpus.container import MAX_MEMBER_BYTES
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.corpus.wav import samples_of_wav
 from kws_dist.errors import DataError, UsageError
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 
 def read_everything(path: Path) -> dict[str, np.ndarray]:
     source = SpeechCommands(path)
-    return dict(source.read([clip.key for clip in source.clips]))
+    return read_all(source)
 
 
 @contextmanager
@@ -172,9 +172,9 @@ SOUND = wav_file(tone(1))
         (wav_file(tone(1), channels=2), "2 channels, not 1"),
         (wav_file(tone(1), sample_bytes=1), "8-bit samples, not 16-bit"),
         (wav_file(tone(1)[:0]), "no samples"),
-        (b"", "not a PCM WAV file"),
-        (b"fLaC" + bytes(100), "not a PCM WAV file"),
-        (SOUND[:20], "not a PCM WAV file"),
+        (b"", "not a WAV file"),
+        (b"fLaC" + bytes(100), "not a WAV file"),
+        (SOUND[:20], "not a complete WAV file"),
         (SOUND[:-100], "cut off after 750 of 800 samples"),
         (SOUND[:20] + b"\x03" + SOUND[21:], "not a PCM WAV file"),
     ],
@@ -185,7 +185,7 @@ def test_audio_of_another_kind_is_an_error_naming_the_member_and_the_fault(
     path = pack(tmp_path / "a.tar.gz", CONTENT | {"yes/odd_nohash_0.wav": content})
     source = SpeechCommands(path)
     with pytest.raises(DataError, match=f"yes/odd_nohash_0.wav: .*{says}"):
-        list(source.read(["yes/odd_nohash_0"]))
+        read_all(source, ["yes/odd_nohash_0"])
 
 
 @given(bit=st.integers(0, 8 * len(SOUND) - 1), cut=st.integers(0, len(SOUND)))

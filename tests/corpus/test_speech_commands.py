@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_corpus import files, pack, tone, unpack, wav_file
+from tiny_corpus import files, pack, read_all, tone, unpack, wav_file
 
 from kws_dist.corpus.clip import NOISE_WORD
 from kws_dist.corpus.speech_commands import LIST_OF_SPLIT, SpeechCommands, which_set
@@ -72,18 +72,18 @@ def test_a_missing_word_is_answered_with_the_words_there_are(tiny_archive: Path)
 
 def test_read_yields_every_wanted_clip_once_with_its_exact_samples(tiny_archive: Path) -> None:
     source = SpeechCommands(tiny_archive)
-    read = list(source.read([clip.key for clip in source.clips]))
+    read = list(read_all(source).items())
     assert sorted(key for key, _ in read) == [clip.key for clip in source.clips]
     np.testing.assert_array_equal(dict(read)["no/00000003_nohash_0"], tone(15, n_samples=830))
-    assert [key for key, _ in source.read(["up/00000001_nohash_0"])] == ["up/00000001_nohash_0"]
-    assert list(source.read([])) == []
+    assert list(read_all(source, ["up/00000001_nohash_0"])) == ["up/00000001_nohash_0"]
+    assert read_all(source, []) == {}
 
 
 def test_a_folder_gives_the_same_clips_and_audio_as_the_archive(tiny_archive: Path, tmp_path: Path) -> None:
     archive, folder = SpeechCommands(tiny_archive), SpeechCommands(root=unpack(tmp_path / "f", files()))
     assert folder.clips == archive.clips
     keys = [clip.key for clip in archive.clips]
-    of_archive, of_folder = dict(archive.read(keys)), dict(folder.read(keys))
+    of_archive, of_folder = read_all(archive, keys), read_all(folder, keys)
     assert all(np.array_equal(of_archive[key], of_folder[key]) for key in keys)
 
 
@@ -147,11 +147,18 @@ def test_which_set_is_the_published_rule() -> None:
     assert set(LIST_OF_SPLIT) == {"val", "test"}
 
 
-def test_the_checksum_of_a_folder_sees_a_change_that_keeps_every_size(tmp_path: Path) -> None:
+def test_the_listing_of_a_folder_is_its_identity_and_its_state_sees_a_change_that_keeps_every_size(
+    tmp_path: Path,
+) -> None:
     folder = unpack(tmp_path / "f", files())
-    before = SpeechCommands(root=folder).provenance["files_sha256"]
+    before = SpeechCommands(root=folder)
     (folder / "notes.txt").write_text("no recording")
-    assert SpeechCommands(root=folder).provenance["files_sha256"] == before
     clip = folder / "yes" / "00000003_nohash_0.wav"
+    other = SpeechCommands(root=folder)
+    assert (other.provenance, other.state) == (before.provenance, before.state)
     clip.write_bytes(clip.read_bytes()[:-1] + b"\x55")
-    assert SpeechCommands(root=folder).provenance["files_sha256"] != before
+    changed = SpeechCommands(root=folder)
+    assert changed.provenance == before.provenance
+    assert changed.state != before.state
+    clip.write_bytes(clip.read_bytes()[:-2])
+    assert SpeechCommands(root=folder).provenance != before.provenance

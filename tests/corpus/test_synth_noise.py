@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny_corpus import read_all
 
 from kws_dist.corpus import synth_noise
 from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, Clip, Samples
@@ -18,7 +19,7 @@ def clips() -> list[Clip]:
 
 @pytest.fixture(scope="module")
 def audio(clips: list[Clip]) -> dict[str, Samples]:
-    return dict(Synth(["yes"], voices=3, per_word=3).read([clip.key for clip in clips]))
+    return read_all(Synth(["yes"], voices=3, per_word=3), [clip.key for clip in clips])
 
 
 def test_there_are_six_noises_of_20_to_60_seconds(clips: list[Clip], audio: dict[str, Samples]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from tiny_corpus import files, pack, shards_of
+from tiny_corpus import files, pack, read_all, shards_of
 
 from kws_dist.corpus.clip import Samples
 from kws_dist.corpus.speech_commands import SpeechCommands
@@ -27,7 +27,7 @@ def samples_of(rows: Rows, i: int) -> Samples:
 
 def test_rows_are_the_clips_of_the_source_sorted_by_key(tiny_archive: Path, tiny_dataset: Path) -> None:
     source, dataset = SpeechCommands(tiny_archive), open_dataset(tiny_dataset)
-    audio = dict(source.read([clip.key for clip in source.clips]))
+    audio = read_all(source)
     assert dataset.words == tuple(source.words)
     assert dataset.splits == ("train", "val", "test")
     for split in ("train", "val", "test", "noise"):

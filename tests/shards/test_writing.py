@@ -7,13 +7,12 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 from tiny_corpus import content_of, files, pack, shards_of
 
-from kws_dist.corpus.clip import Clip, Samples
+from kws_dist.corpus.clip import Clip
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.plan import make_plan
@@ -173,22 +172,6 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_finished(
     assert "cannot be written (File too large); the same command continues" in says.read_text()
     assert not list(out.glob("*.tmp"))
     assert content_of(shards_of(tiny_archive, out)) == content_of(tiny_dataset)
-
-
-class Forgetful(SpeechCommands):
-    """A source that lists clips it does not deliver."""
-
-    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, Samples]]:
-        return (pair for pair in super().read(wanted) if pair[0] != "up/00000007_nohash_0")
-
-
-def test_a_clip_that_the_source_does_not_deliver_is_an_error_naming_it(tiny_archive: Path, tmp_path: Path) -> None:
-    source = Forgetful(tiny_archive)
-    plan = make_plan(source, shard_clips=8, seed=0)
-    with pytest.raises(DataError, match="'up/00000007_nohash_0' but did not deliver it"):
-        write_dataset(source, plan, tmp_path / "out", task="", command=[])
-    with pytest.raises(UsageError):
-        open_dataset(tmp_path / "out")
 
 
 def test_an_out_that_is_a_file_is_a_usage_error(tiny_archive: Path, tmp_path: Path) -> None:

@@ -15,6 +15,22 @@ def temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.tmp")
 
 
+def open_temporary(path: Path) -> BinaryIO:
+    """Open `temporary(path)` for writing from its beginning, alone; `UsageError` if another process has it open."""
+    file = temporary(path).open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_ino != temporary(path).stat().st_ino:
+            raise BlockingIOError  # it got its final name between the two lines above
+    except (BlockingIOError, FileNotFoundError) as error:
+        file.close()
+        raise UsageError(f"{temporary(path)}: another process is writing it; wait for it to end") from error
+    except OSError:
+        pass  # some network file systems lock no files; then it is up to the user
+    file.truncate(0)
+    return file
+
+
 def commit(file: BinaryIO, path: Path) -> None:
     """Flush `file`, open for writing as `temporary(path)`, close it and give it its name, in that order on disk."""
     file.flush()
@@ -32,12 +48,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one writer at a time; a second one gets a `UsageError`."""
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the folder for one writer, or for several that share it; whoever comes in between gets a `UsageError`."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"{folder}: another process is writing to it; wait for it to end") from error
         except OSError:

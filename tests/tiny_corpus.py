@@ -94,8 +94,8 @@ def read_all(source: Source, keys: Collection[str] | None = None) -> dict[str, S
 def shards_of(
     archive: Path, out: Path, *, shard_clips: int = 8, seed: int = 0, words: Sequence[str] | None = None, **options: Any
 ) -> Path:
-    """Make a dataset of an archive; 7 shards of the tiny one."""
-    source = SpeechCommands(archive, words=words)
+    """Make a dataset of an archive, or of a folder; 7 shards of the tiny one."""
+    source = SpeechCommands(root=archive, words=words) if archive.is_dir() else SpeechCommands(archive, words=words)
     plan = make_plan(source, shard_clips=shard_clips, seed=seed)
     write_dataset(source, plan, out, task="tiny", command=["make", "it"], **options)
     return out

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Clip, Source
+from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Source
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.shards.plan import make_plan
@@ -96,30 +96,30 @@ def _make(build: Callable[[], Source], kind: str, out: Path, shard_clips: int, s
     counts = [sum(clip.split == split for clip in source.clips) for split in (*SPLITS, NOISE_SPLIT)]
     console.print(f"{len(source.words)} words, train/val/test/noise = {'/'.join(map(str, counts))} clips")
     task = f"{kind} {len(source.words)} words"
-    with _progress(console, total=len(source.clips)) as on_clip:
-        written = write_dataset(source, plan, out, task=task, command=["python", *sys.argv], on_clip=on_clip)
+    with _progress(console, total=len(source.clips)) as on_clips:
+        written = write_dataset(source, plan, out, task=task, command=["python", *sys.argv], on_clips=on_clips)
     _print_summary(console, written, out, seconds=time.perf_counter() - started_s)
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[Clip], None]]:
+def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many clips are done: a bar on a terminal, a line now and then in a log file."""
     if console.is_terminal:
         columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("writing", total=total)
-            yield lambda _: bar.advance(task)
+            yield lambda clips: bar.advance(task, clips)
         return
     done, next_line_s = 0, time.perf_counter() + _HEARTBEAT_S
 
-    def on_clip(_: Clip) -> None:
+    def on_clips(clips: int) -> None:
         nonlocal done, next_line_s
-        done += 1
+        done += clips
         if time.perf_counter() > next_line_s:
             console.print(f"{done}/{total} clips")
             next_line_s = time.perf_counter() + _HEARTBEAT_S
 
-    yield on_clip
+    yield on_clips
 
 
 def _print_summary(console: Console, written: Written, out: Path, seconds: float) -> None:

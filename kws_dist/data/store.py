@@ -177,10 +177,10 @@ def _map(path: Path, *, may_be_missing: bool) -> memoryview:
 
 
 def _select(rows: Rows, keep: Ints) -> Rows:
-    """Return only the rows `keep`; shard paths are common to all."""
+    """Return only the rows `keep`; shard paths and codec are common to all."""
     changed = {}
     for field in fields(rows):
         column = getattr(rows, field.name)
-        if field.name != "shard_paths":
+        if field.name not in ("shard_paths", "codec"):
             changed[field.name] = [column[i] for i in keep] if isinstance(column, list) else column[keep]
     return replace(rows, **changed)

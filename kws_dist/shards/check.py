@@ -56,7 +56,7 @@ def check_members(path: Path, index: ShardIndex) -> None:
     expected = [
         member
         for key, offset, size in zip(index.keys, offsets, sizes, strict=True)
-        for member in ((f"{key}.wav", offset, size), (f"{key}.json", None, None))
+        for member in ((f"{key}.{index.codec}", offset, size), (f"{key}.json", None, None))
     ]
     try:
         with tarfile.open(path, "r:") as tar:

@@ -1,13 +1,14 @@
 """The index beside each shard: where every clip lies in the tar, what it is, and checksums that prove it.
 
-Layout, little endian: header | rows | keys | speakers | xxh3-64 of everything before. Reading trusts nothing:
-a file that is short, long, damaged or made up raises `DataError`, and nothing else.
+Layout, little endian: header | rows | keys | speakers | clips left out | xxh3-64 of everything before. Reading trusts
+nothing: a file that is short, long, damaged or made up raises `DataError`, and nothing else.
 """
 
+import json
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from kws_dist.corpus.clip import Rejected
 from kws_dist.errors import DataError
-from kws_dist.shards.record import BLOCK_BYTES, KEY, TRAILER, WAV_HEADER_BYTES
+from kws_dist.shards.codec import WAV_HEADER_BYTES, Codec, codec_named
+from kws_dist.shards.record import BLOCK_BYTES, KEY, TRAILER
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 INDEX_SUFFIX = ".idx"
 MAX_INDEX_BYTES = 1 << 30
 REMEDY = "make the shards again with the command in dataset.json"
@@ -26,9 +29,9 @@ SHARD_NAME = re.compile(r"(train|val|test|noise)-\d{6}\.tar")
 
 ROW = np.dtype(
     [
-        ("record_offset", "<u8"),  # of the tar header of the .wav, from the start of the shard
+        ("record_offset", "<u8"),  # of the tar header of the audio, from the start of the shard
         ("record_bytes", "<u4"),  # up to the end of the padding of the .json
-        ("audio_offset", "<u8"),  # of the content of the .wav, from the start of the shard
+        ("audio_offset", "<u8"),  # of the content of the audio, from the start of the shard
         ("audio_bytes", "<u4"),
         ("n_samples", "<u4"),
         ("label", "<i4"),  # place of the word in the vocabulary, -1 for noise
@@ -38,7 +41,7 @@ ROW = np.dtype(
     ]
 )
 _MAGIC = b"KWSINDEX"
-_HEADER = struct.Struct("<8sI16sIIQQ")  # magic, version, plan id, clips, speakers, bytes of the two tables
+_HEADER = struct.Struct("<8sI4s16sIIQQQ")  # magic, version, codec, plan id, clips, speakers, bytes of the tables
 _CHECKSUM = struct.Struct("<Q")
 _NEW_TABLE_ROW = "\0"
 
@@ -54,6 +57,10 @@ class ShardIndex:
     """The table that a row's `speaker` points into."""
     plan_id: str
     """The `Plan.id` of the dataset that the shard belongs to."""
+    codec: Codec = "wav"
+    """How the audio is stored."""
+    rejected: tuple[Rejected, ...] = ()
+    """What the plan has in this shard and the shard has not, because it could not be used."""
 
     @property
     def shard_bytes(self) -> int:
@@ -71,8 +78,10 @@ def pack_index(index: ShardIndex) -> bytes:
     """Return the bytes of an index file."""
     keys, speakers = _pack_table(index.keys), _pack_table(index.speakers)
     plan = bytes.fromhex(index.plan_id)
-    sizes = (len(index.rows), len(index.speakers), len(keys), len(speakers))
-    body = _HEADER.pack(_MAGIC, INDEX_VERSION, plan, *sizes) + index.rows.tobytes() + keys + speakers
+    rejected = json.dumps([astuple(row) for row in index.rejected]).encode()
+    sizes = (len(index.rows), len(index.speakers), len(keys), len(speakers), len(rejected))
+    header = _HEADER.pack(_MAGIC, INDEX_VERSION, index.codec.encode(), plan, *sizes)
+    body = header + index.rows.tobytes() + keys + speakers + rejected
     return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body))
 
 
@@ -94,19 +103,21 @@ def parse_index(data: bytes) -> ShardIndex:
     """Parse the bytes of an index file; raises `ValueError` saying what is wrong with them."""
     if len(data) < _HEADER.size + _CHECKSUM.size or not data.startswith(_MAGIC):
         raise ValueError("it does not begin like one")
-    _, version, plan, clips, speakers, keys_bytes, speakers_bytes = _HEADER.unpack_from(data)
+    _, version, codec, plan, clips, speakers, *table_bytes = _HEADER.unpack_from(data)
     if version != INDEX_VERSION:
         raise ValueError(f"format version {version}, and this program reads {INDEX_VERSION}")
-    ends = list(accumulate((_HEADER.size, clips * ROW.itemsize, keys_bytes, speakers_bytes, _CHECKSUM.size)))
+    ends = list(accumulate((_HEADER.size, clips * ROW.itemsize, *table_bytes, _CHECKSUM.size)))
     if ends[-1] != len(data):
         raise ValueError(f"{len(data)} bytes where its header says {ends[-1]}")
-    if _CHECKSUM.unpack(data[ends[3] :])[0] != xxhash.xxh3_64_intdigest(data[: ends[3]]):
+    if _CHECKSUM.unpack(data[ends[4] :])[0] != xxhash.xxh3_64_intdigest(data[: ends[4]]):
         raise ValueError("its checksum does not match")
     index = ShardIndex(
         rows=np.frombuffer(data, ROW, count=clips, offset=ends[0]),
         keys=_unpack_table(data[ends[1] : ends[2]], clips),
         speakers=_unpack_table(data[ends[2] : ends[3]], speakers),
         plan_id=plan.hex(),
+        codec=codec_named(codec.rstrip(b"\0").decode("ascii", "replace")),
+        rejected=_unpack_rejected(data[ends[3] : ends[4]]),
     )
     _check_rows(index)
     return index
@@ -121,7 +132,9 @@ def _check_rows(index: ShardIndex) -> None:
         "record offsets": np.array_equal(rows["record_offset"], ends - rows["record_bytes"]),
         "record sizes": not np.any(rows["record_bytes"] % BLOCK_BYTES),
         "audio offsets": np.array_equal(rows["audio_offset"], rows["record_offset"] + BLOCK_BYTES),
-        "audio sizes": np.array_equal(rows["audio_bytes"], WAV_HEADER_BYTES + 2 * rows["n_samples"])
+        "audio sizes": (
+            index.codec != "wav" or np.array_equal(rows["audio_bytes"], WAV_HEADER_BYTES + 2 * rows["n_samples"])
+        )
         and bool(np.all(rows["audio_bytes"] + 3 * BLOCK_BYTES <= rows["record_bytes"])),
         "lengths": bool(np.all(rows["n_samples"] > 0)),
         "labels": bool(np.all(rows["label"] >= -1)),
@@ -130,6 +143,14 @@ def _check_rows(index: ShardIndex) -> None:
     wrong = [what for what, is_sound in sound.items() if not is_sound]
     if wrong:
         raise ValueError(f"impossible {', '.join(wrong)}")
+
+
+def _unpack_rejected(data: bytes) -> tuple[Rejected, ...]:
+    names = [field.name for field in fields(Rejected)]
+    try:
+        return tuple(Rejected(**dict(zip(names, map(str, row), strict=True))) for row in json.loads(data))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the list of clips left out: {error}") from error
 
 
 def _pack_table(texts: Sequence[str]) -> bytes:

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SAMPLE_RATE_HZ, SPLITS
+from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SAMPLE_RATE_HZ, SPLITS, Rejected
 from kws_dist.errors import DataError
+from kws_dist.shards.codec import Codec, codec_named
 from kws_dist.shards.index import REMEDY, SHARD_NAME, ShardIndex
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 META_NAME = "dataset.json"
-CODEC = "wav"
+REJECTED_NAME = "rejected.jsonl"
+_CHECKSUM = "checksum"
 _MAX_META_BYTES = 64 << 20
 
 
@@ -32,17 +34,19 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetMeta:
-    """The fields of `dataset.json`; `clips` and `clips_per_word` count, `audio_s` is in seconds."""
+    """The fields of `dataset.json`; `clips`, `clips_per_word` and `rejected` count, `audio_s` is in seconds."""
 
     format_version: int
     task: str
     words: list[str]
     sample_rate_hz: int
-    codec: str
+    codec: Codec
     clips: dict[str, int]
     clips_per_word: dict[str, dict[str, int]]
     audio_s: dict[str, float]
     shards: list[ShardEntry]
+    rejected: int
+    rejected_sha256: str
     source: dict[str, Any]
     command: list[str]
     seed: int
@@ -54,8 +58,9 @@ class DatasetMeta:
         return asdict(self)
 
     def to_json(self) -> bytes:
-        """Return the content of the file."""
-        return (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+        """Return the content of the file, which ends with a checksum of all the rest."""
+        fields = self.to_dict()
+        return (json.dumps(fields | {_CHECKSUM: _hash(fields)}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def contents(shards: Iterable[tuple[str, ShardIndex]], words: Sequence[str]) -> dict[str, Any]:
@@ -92,6 +97,12 @@ def _digest(rows: list[tuple[str, str, str, int]]) -> str:
     return hashed.hexdigest()
 
 
+def pack_rejected(rows: Iterable[Rejected]) -> bytes:
+    """Return the content of `rejected.jsonl`: a line of JSON for every recording left out, sorted, each once."""
+    lines = {json.dumps(asdict(row), ensure_ascii=False) for row in rows}
+    return "".join(f"{line}\n" for line in sorted(lines)).encode()
+
+
 def load_meta(path: Path) -> DatasetMeta:
     """Read `dataset.json`; raises `DataError` naming the file and what is wrong with it."""
     try:
@@ -107,10 +118,12 @@ def load_meta(path: Path) -> DatasetMeta:
 def _parse(raw: object) -> DatasetMeta:
     if not isinstance(raw, dict):
         raise ValueError("it holds no JSON object")
-    known = {"format_version": FORMAT_VERSION, "sample_rate_hz": SAMPLE_RATE_HZ, "codec": CODEC}
+    known = {"format_version": FORMAT_VERSION, "sample_rate_hz": SAMPLE_RATE_HZ}
     for name, value in known.items():
         if raw.get(name) != value or isinstance(raw[name], bool):
             raise ValueError(f"{name} is {raw.get(name)!r}, and this program reads {value!r}")
+    if raw.pop(_CHECKSUM, None) != _hash(raw):
+        raise ValueError("it was changed after it was written")
     entries = _field(raw, "shards", list)
     if not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("'shards' is not a list of objects")
@@ -119,11 +132,13 @@ def _parse(raw: object) -> DatasetMeta:
         task=_field(raw, "task", str),
         words=_field(raw, "words", list),
         sample_rate_hz=SAMPLE_RATE_HZ,
-        codec=CODEC,
+        codec=codec_named(_field(raw, "codec", str)),
         clips=_field(raw, "clips", dict),
         clips_per_word=_field(raw, "clips_per_word", dict),
         audio_s=_field(raw, "audio_s", dict),
         shards=[_parse_entry(entry) for entry in entries],
+        rejected=_field(raw, "rejected", int),
+        rejected_sha256=_field(raw, "rejected_sha256", str),
         source=_field(raw, "source", dict),
         command=_field(raw, "command", list),
         seed=_field(raw, "seed", int),
@@ -149,6 +164,10 @@ def _parse_entry(raw: Mapping[str, Any]) -> ShardEntry:
     if not SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(f"{entry.split}-"):
         raise ValueError(f"{entry.name!r} is no name of a shard of split {entry.split!r}")
     return entry
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _field(raw: Mapping[str, Any], name: str, kind: type) -> Any:

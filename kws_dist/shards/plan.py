@@ -10,6 +10,7 @@ import xxhash
 
 from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SPLITS, Clip, Source
 from kws_dist.errors import DataError, UsageError
+from kws_dist.shards.codec import Codec
 from kws_dist.shards.record import KEY
 
 NOISE_CLIPS_PER_SHARD = 16  # noise recordings last a minute or more, a word one second
@@ -31,6 +32,7 @@ class Plan:
     shards: tuple[ShardPlan, ...]
     words: tuple[str, ...]
     seed: int
+    codec: Codec
     id: str
     """A hash of the above and of the source's checksum; 32 hex digits. Equal ids promise equal shards."""
 
@@ -39,7 +41,7 @@ class Plan:
         return -1 if clip.split == NOISE_SPLIT else self.words.index(clip.word)
 
 
-def make_plan(source: Source, *, shard_clips: int, seed: int) -> Plan:
+def make_plan(source: Source, *, shard_clips: int, seed: int, codec: Codec = "wav") -> Plan:
     """Deal the clips of every split over shards of at most `shard_clips` clips."""
     if shard_clips < 1:
         raise UsageError(f"--shard_clips {shard_clips}: a shard holds at least 1 clip")
@@ -54,8 +56,8 @@ def make_plan(source: Source, *, shard_clips: int, seed: int) -> Plan:
     rows = [(shard.name, [(c.key, c.word, c.speaker) for c in shard.clips]) for shard in shards]
     # The path is left out, so that a renamed archive is still the same archive.
     origin = {k: v for k, v in source.provenance.items() if k != "path"}
-    identity = json.dumps([rows, words, seed, origin], sort_keys=True)
-    return Plan(tuple(shards), words, seed, hashlib.sha256(identity.encode()).hexdigest()[:32])
+    identity = json.dumps([rows, words, seed, codec, origin], sort_keys=True)
+    return Plan(tuple(shards), words, seed, codec, hashlib.sha256(identity.encode()).hexdigest()[:32])
 
 
 def deal(clips: Sequence[Clip], *, shard_count: int, seed: int) -> list[list[Clip]]:

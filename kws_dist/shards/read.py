@@ -5,6 +5,7 @@ checked clip by clip, with `verify_record`, when it is first read.
 """
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Samples
 from kws_dist.errors import DataError, UsageError
+from kws_dist.shards.codec import Codec, decode
 from kws_dist.shards.index import REMEDY, SHARD_NAME, ShardIndex, index_path, load_index
 from kws_dist.shards.meta import META_NAME, DatasetMeta, ShardEntry, contents, load_meta
-from kws_dist.shards.record import WAV_HEADER_BYTES
+from kws_dist.shards.unfinished import UNFINISHED_NAME, load_unfinished
 
 SKIP_HINT = "or pass --data.on_bad_clip skip to leave it out"
 
@@ -36,7 +38,7 @@ class Rows:
     """Of the clip's first tar header, in bytes from the start of the shard."""
     record_bytes: NDArray[np.int64]
     audio_offset: NDArray[np.int64]
-    """Of the content of the `.wav`, in bytes from the start of the shard."""
+    """Of the content of the audio file, in bytes from the start of the shard."""
     audio_bytes: NDArray[np.int64]
     n_samples: NDArray[np.int64]
     checksum: NDArray[np.uint64]
@@ -44,6 +46,8 @@ class Rows:
     record_checksum: NDArray[np.uint64]
     """xxh3-64 of all bytes of the record, see `verify_record`."""
     shard_paths: list[Path]
+    codec: Codec
+    """How the audio is stored."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -57,7 +61,7 @@ class Dataset:
         self.words: tuple[str, ...] = tuple(meta.words)
         self.sample_rate_hz = meta.sample_rate_hz
         self.digest = meta.digest
-        self.codec = meta.codec
+        self.codec: Codec = meta.codec
         self.splits: tuple[str, ...] = tuple(split for split in SPLITS if meta.clips.get(split))
         self.meta: dict[str, Any] = meta.to_dict()
         self._shards = shards
@@ -68,7 +72,7 @@ class Dataset:
             raise UsageError(f"{self.root} has no split {split!r}; it has {', '.join((*self.splits, NOISE_SPLIT))}")
         shards = [(entry, index) for entry, index in self._shards if entry.split == split]
         paths = [self.root / entry.name for entry, _ in shards]
-        return _rows([index for _, index in shards], paths)
+        return _rows([index for _, index in shards], paths, self.codec)
 
 
 def open_dataset(root: Path, *, check_sizes: bool = True) -> Dataset:
@@ -81,12 +85,7 @@ def open_dataset(root: Path, *, check_sizes: bool = True) -> Dataset:
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder; tools/make_shards.py makes one")
     if not (root / META_NAME).is_file():
-        unfinished = any(SHARD_NAME.match(path.name) for path in root.iterdir())
-        raise UsageError(
-            f"{root}: unfinished, it has shards but no {META_NAME}; run the same make_shards command again"
-            if unfinished
-            else f"{root}: there are no shards in this folder; tools/make_shards.py makes them"
-        )
+        raise UsageError(f"{root}: {_why_not_finished(root)}")
     meta = load_meta(root / META_NAME)
     shards = [(entry, _open_index(root, entry)) for entry in meta.shards]
     _check_contents(root, meta, shards)
@@ -94,6 +93,19 @@ def open_dataset(root: Path, *, check_sizes: bool = True) -> Dataset:
         for entry, index in shards:
             _check_size(root / entry.name, entry, index)
     return Dataset(root, meta, shards)
+
+
+def _why_not_finished(root: Path) -> str:
+    if (root / UNFINISHED_NAME).is_file():
+        unfinished = load_unfinished(root)
+        there = sum((root / name).is_file() for name, _ in unfinished.shards)
+        return (
+            f"unfinished, {there} of {len(unfinished.shards)} shards are there;"
+            f" go on with: {shlex.join(unfinished.command)}"
+        )
+    if any(SHARD_NAME.match(path.name) for path in root.iterdir()):
+        return f"unfinished, it has shards but no {META_NAME}; run the same make_shards command again"
+    return "there are no shards in this folder; tools/make_shards.py makes them"
 
 
 def verify_record(rows: Rows, i: int, record: bytes | memoryview) -> None:
@@ -106,9 +118,11 @@ def verify_record(rows: Rows, i: int, record: bytes | memoryview) -> None:
 
 
 def pcm_of(rows: Rows, i: int, record: bytes | memoryview) -> Samples:
-    """Return the samples (samples,) of clip `i` as a view into its record."""
-    offset = int(rows.audio_offset[i] - rows.record_offset[i]) + WAV_HEADER_BYTES
-    return np.frombuffer(record, "<i2", count=int(rows.n_samples[i]), offset=offset)
+    """Return the samples (samples,) of clip `i` from its verified record; a view, if it is WAV."""
+    first = int(rows.audio_offset[i] - rows.record_offset[i])
+    samples = decode(memoryview(record)[first : first + int(rows.audio_bytes[i])], rows.codec)
+    assert len(samples) == rows.n_samples[i], "the record has been verified"
+    return samples
 
 
 def _open_index(root: Path, entry: ShardEntry) -> ShardIndex:
@@ -125,6 +139,8 @@ def _check_contents(root: Path, meta: DatasetMeta, shards: list[tuple[ShardEntry
     for entry, index in shards:
         if (entry.clips, entry.bytes) != (len(index.keys), index.shard_bytes):
             raise DataError(f"{path}: says other numbers of {entry.name} than its index; {REMEDY}")
+        if index.codec != meta.codec:
+            raise DataError(f"{path}: says {meta.codec}, and {entry.name} holds {index.codec}; {REMEDY}")
         allowed = [-1] if entry.split == NOISE_SPLIT else range(len(meta.words))
         if not np.isin(index.rows["label"], allowed).all():
             raise DataError(f"{path}: has no words for the labels in {index_path(root / entry.name)}; {REMEDY}")
@@ -151,7 +167,7 @@ def _check_size(path: Path, entry: ShardEntry, index: ShardIndex) -> None:
     raise DataError(f"{path}: {size_bytes:,} bytes where {META_NAME} says {entry.bytes:,}; {REMEDY}")
 
 
-def _rows(indexes: list[ShardIndex], paths: list[Path]) -> Rows:
+def _rows(indexes: list[ShardIndex], paths: list[Path], codec: Codec) -> Rows:
     """Join the indexes of the shards of a split and sort by key, so that re-sharding changes no clip's number."""
     keys = [key for index in indexes for key in index.keys]
     speaker = [index.speakers[place] for index in indexes for place in index.rows["speaker"].tolist()]
@@ -174,4 +190,5 @@ def _rows(indexes: list[ShardIndex], paths: list[Path]) -> Rows:
         checksum=column("checksum", np.uint64),
         record_checksum=column("record_checksum", np.uint64),
         shard_paths=paths,
+        codec=codec,
     )

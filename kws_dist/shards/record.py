@@ -1,26 +1,24 @@
-"""The bytes of one clip inside a shard: `<key>.wav` and `<key>.json`, two members of a plain tar.
+"""The bytes of one clip inside a shard: `<key>.wav` (or `.flac`) and `<key>.json`, two members of a plain tar.
 
 Nothing in them depends on when, where or by whom they are written, so writing twice gives the same bytes.
 """
 
 import json
 import re
-import struct
 import tarfile
 from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
-from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Clip, Samples
+from kws_dist.corpus.clip import Clip, Samples
 from kws_dist.errors import DataError
+from kws_dist.shards.codec import Codec, encode
 
 BLOCK_BYTES = 512
 TRAILER = bytes(2 * BLOCK_BYTES)  # two blocks of zeros end a tar
-WAV_HEADER_BYTES = 44
 KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 """What a clip's key looks like; without a dot, so that a WebDataset reader finds where the key ends."""
-_WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +26,29 @@ class Record:
     """One clip as it lies in a shard, and what the index says about it."""
 
     data: bytes
-    """From the tar header of the `.wav` to the end of the padding of the `.json`."""
+    """From the tar header of the audio to the end of the padding of the `.json`."""
     audio_bytes: int
-    """Size of the `.wav`, whose content begins one block into `data`."""
+    """Size of the audio file, whose content begins one block into `data`."""
     checksum: int
     """xxh3-64 of the samples as little-endian int16: the identity of the audio, whatever the codec."""
     record_checksum: int
     """xxh3-64 of `data`: it sees any flipped bit, be it in a header, the audio, the padding or the labels."""
 
 
-def make_record(clip: Clip, label: int, samples: Samples) -> Record:
+def make_record(clip: Clip, label: int, samples: Samples, codec: Codec = "wav") -> Record:
     """Pack one clip; `samples` has shape (samples,)."""
     if samples.ndim != 1 or samples.dtype != np.int16 or not len(samples):
         raise DataError(f"clip {clip.key!r}: its audio is {samples.dtype} {samples.shape}, not int16 (samples,)")
-    pcm = samples.astype("<i2", copy=False).tobytes()
     about = {"word": clip.word, "label": label, "speaker": clip.speaker}
-    audio = _wav_header(len(pcm)) + pcm
+    audio = encode(samples, codec)
     labels = json.dumps(about, sort_keys=True).encode()
-    data = _member(f"{clip.key}.wav", audio) + _member(f"{clip.key}.json", labels)
-    return Record(data, len(audio), xxhash.xxh3_64_intdigest(pcm), xxhash.xxh3_64_intdigest(data))
+    data = _member(f"{clip.key}.{codec}", audio) + _member(f"{clip.key}.json", labels)
+    return Record(data, len(audio), checksum_of(samples), xxhash.xxh3_64_intdigest(data))
+
+
+def checksum_of(samples: Samples) -> int:
+    """Return xxh3-64 of the samples (samples,) as little-endian int16."""
+    return xxhash.xxh3_64_intdigest(samples.astype("<i2", copy=False).tobytes())
 
 
 def padded(size_bytes: int) -> int:
@@ -62,10 +64,3 @@ def _member(name: str, content: bytes) -> bytes:
     except ValueError as error:
         raise DataError(f"clip {name!r}: its key is too long for a tar header; shorten the path") from error
     return header + content.ljust(padded(len(content)), b"\0")
-
-
-def _wav_header(pcm_bytes: int) -> bytes:
-    """Canonical RIFF header of mono 16-bit PCM."""
-    riff_bytes = WAV_HEADER_BYTES - 8 + pcm_bytes
-    form = (16, 1, 1, SAMPLE_RATE_HZ, 2 * SAMPLE_RATE_HZ, 2, 16)  # size, PCM, mono, rate, bytes/s, frame, bits
-    return _WAV_HEADER.pack(b"RIFF", riff_bytes, b"WAVE", b"fmt ", *form, b"data", pcm_bytes)

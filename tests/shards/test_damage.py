@@ -1,5 +1,6 @@
 """Damage of any kind, anywhere in a dataset, is seen before a damaged clip is used, and pinned to a file."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,12 +153,42 @@ def test_a_member_that_is_renamed_moved_or_added_is_seen_in_a_walk_over_the_tar(
         check_members(path, load_index(path.with_suffix(".idx"))[0])
 
 
+def sealed(meta: dict[str, Any]) -> dict[str, Any]:
+    """Give an edited dataset.json the checksum that belongs to it, so that the checks behind it are reached."""
+    rest = {name: value for name, value in meta.items() if name != "checksum"}
+    return rest | {"checksum": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the numbers and texts of a JSON value are."""
+    if isinstance(value, dict | list):
+        for name in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[name], (*place, name))
+    else:
+        yield place
+
+
+@given(data=st.data())
+@run_many
+def test_any_value_that_is_edited_in_dataset_json_is_seen(tiny_dataset: Path, data: st.DataObject) -> None:
+    path = tiny_dataset / "dataset.json"
+    meta = json.loads(path.read_text())
+    *above, last = data.draw(st.sampled_from(list(leaves(meta))))
+    inner = meta
+    for name in above:
+        inner = inner[name]
+    inner[last] = inner[last] + 1 if isinstance(inner[last], int | float) else f"{inner[last]}x"
+    with changed(path, json.dumps(meta).encode()), pytest.raises(DataError, match=r"dataset\.json"):
+        open_dataset(tiny_dataset)
+
+
 def edits() -> list[tuple[str, Any]]:
     return [
-        ("format_version", 2),
+        ("format_version", 3),
         ("format_version", None),
         ("sample_rate_hz", 8000),
         ("codec", "flac"),
+        ("codec", "mp3"),
         ("words", ["yes", "no", "up"]),
         ("words", ["no", "up"]),
         ("words", ["no", "up", "up"]),
@@ -176,7 +207,7 @@ def edits() -> list[tuple[str, Any]]:
 def test_an_edited_dataset_json_is_an_error_naming_it(tiny_dataset: Path, field: str, value: object) -> None:
     path = tiny_dataset / "dataset.json"
     meta = json.loads(path.read_text()) | {field: value}
-    with changed(path, json.dumps(meta).encode()), pytest.raises(DataError, match=r"dataset\.json"):
+    with changed(path, json.dumps(sealed(meta)).encode()), pytest.raises(DataError, match=r"dataset\.json"):
         open_dataset(tiny_dataset)
 
 
@@ -197,7 +228,7 @@ def test_an_edited_entry_of_a_shard_is_a_data_error(tiny_dataset: Path, field: s
     path = tiny_dataset / "dataset.json"
     meta = json.loads(path.read_text())
     meta["shards"][0][field] = value
-    with changed(path, json.dumps(meta).encode()), pytest.raises(DataError, match=str(tiny_dataset)):
+    with changed(path, json.dumps(sealed(meta)).encode()), pytest.raises(DataError, match=str(tiny_dataset)):
         open_dataset(tiny_dataset)
 
 

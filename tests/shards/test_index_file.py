@@ -83,14 +83,14 @@ def test_noise_in_place_of_an_index_is_a_value_error(data: bytes, magic: bool) -
 
 
 def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing() -> None:
-    body = struct.pack("<8sI16sIIQQ", b"KWSINDEX", 1, bytes(16), 2**32 - 1, 2**32 - 1, 2**63, 2**63)
+    body = struct.pack("<8sI4s16sIIQQQ", b"KWSINDEX", 2, b"wav", bytes(16), 2**32 - 1, 2**32 - 1, 2**63, 2**63, 0)
     with pytest.raises(ValueError, match="where its header says"):
         parse_index(sealed(body))
 
 
 def test_an_index_of_a_later_version_says_so() -> None:
-    with pytest.raises(ValueError, match="format version 2, and this program reads 1"):
-        parse_index(sealed(DATA[:8] + struct.pack("<I", 2) + DATA[12:-8]))
+    with pytest.raises(ValueError, match="format version 3, and this program reads 2"):
+        parse_index(sealed(DATA[:8] + struct.pack("<I", 3) + DATA[12:-8]))
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

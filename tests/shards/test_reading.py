@@ -15,7 +15,9 @@ from kws_dist.corpus.clip import Samples
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import UsageError
 from kws_dist.shards.check import check_members, check_shard
+from kws_dist.shards.plan import make_plan
 from kws_dist.shards.read import Rows, open_dataset, pcm_of, verify_record
+from kws_dist.shards.write import write_part
 
 
 def samples_of(rows: Rows, i: int) -> Samples:
@@ -97,6 +99,7 @@ def test_dataset_json_counts_what_is_there(tiny_dataset: Path) -> None:
     assert [check_shard(tiny_dataset / entry["name"]).entry.sha256 for entry in meta["shards"]] == [
         entry["sha256"] for entry in meta["shards"]
     ]
+    assert meta.pop("checksum")
     assert open_dataset(tiny_dataset).meta == meta
 
 
@@ -118,4 +121,12 @@ def test_a_folder_without_a_finished_dataset_is_one_sentence(tiny_dataset: Path,
         open_dataset(tmp_path)
     (tmp_path / "train-000000.tar.tmp").write_bytes((tiny_dataset / "train-000000.tar").read_bytes())
     with pytest.raises(UsageError, match=r"unfinished.*run the same make_shards command again"):
+        open_dataset(tmp_path)
+
+
+def test_an_unfinished_dataset_says_which_command_goes_on(tiny_archive: Path, tmp_path: Path) -> None:
+    source = SpeechCommands(tiny_archive)
+    plan = make_plan(source, shard_clips=8, seed=0)
+    write_part(source, plan, tmp_path, part=(0, 2), task="tiny", command=["make", "the shards"])
+    with pytest.raises(UsageError, match="unfinished, 4 of 7 shards are there; go on with: make 'the shards'"):
         open_dataset(tmp_path)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +42,7 @@ _SHARED_DATA = ("phontab", "phonindex", "phondata", "intonations", "en_dict", "v
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: espeak_Synth returns when all is said, the sound goes to the callback
 _DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: report missing data as a status, do not end the process
 _UTF8 = 1  # espeakCHARS_UTF8
+_IPA_JOINED_BY_UNDERLINES = ord("_") << 8 | 2  # phonememode: bits 8 to 23 are the separator, bit 1 asks for IPA
 _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4  # espeak_PARAMETER
 _SUCCESS = 0
 
@@ -97,6 +98,21 @@ def speak(text: str, manner: Manner) -> NDArray[np.int16]:
         _utter(library, text, manner)
         library.espeak_Terminate()
     return np.frombuffer(b"".join(chunks), np.int16)
+
+
+def ipa(texts: Sequence[str], accent: str) -> list[str]:
+    """Return the pronunciation of each text in IPA, stress marks included, with `_` between phonemes.
+
+    One load of the library serves all texts: how one is pronounced does not depend on those before it.
+    Raises `UsageError` if espeak-ng is not installed, `DataError` if it refuses the accent.
+    """
+    with _fresh_library() as library:
+        _start(library)
+        if accent not in ACCENTS or library.espeak_SetVoiceByName(accent.encode()) != _SUCCESS:
+            raise DataError(f"espeak-ng has no accent {accent!r}")
+        pronounced = [_pronounced(library, text) for text in texts]
+        library.espeak_Terminate()
+    return pronounced
 
 
 def version() -> str:
@@ -165,6 +181,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ("espeak_SetParameter", ctypes.c_int, (ctypes.c_int, ctypes.c_int, ctypes.c_int)),
         ("espeak_ng_SetRandSeed", None, (ctypes.c_long,)),
         ("espeak_Synth", ctypes.c_int, _SYNTH_ARGUMENTS),
+        ("espeak_TextToPhonemes", ctypes.c_char_p, (ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int)),
         ("espeak_Terminate", ctypes.c_int, ()),
         ("espeak_Info", ctypes.c_char_p, (ctypes.c_void_p,)),
     ):
@@ -196,3 +213,11 @@ def _utter(library: ctypes.CDLL, text: str, manner: Manner) -> None:
     status = library.espeak_Synth(spoken, len(spoken) + 1, 0, 0, 0, _UTF8, None, None)
     if status != _SUCCESS:
         raise DataError(f"espeak-ng could not say {text!r} with voice {name!r} (it answered {status})")
+
+
+def _pronounced(library: ctypes.CDLL, text: str) -> str:
+    rest = ctypes.c_char_p(text.encode())
+    clauses = []
+    while rest.value is not None:  # each call does one clause and moves `rest` behind it, at the end to NULL
+        clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA_JOINED_BY_UNDERLINES).decode())
+    return "_".join(clauses)

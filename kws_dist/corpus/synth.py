@@ -8,11 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
 from kws_dist.corpus import espeak
-from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SPLITS, Clip, Rejected, Samples
+from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SPLITS, UNKNOWN_WORD, Clip, Rejected, Samples
+from kws_dist.corpus.confusable import NearMiss, near_misses
 from kws_dist.corpus.synth_clip import CLIP_SAMPLES, Utterance, manner_of, render, uniforms
 from kws_dist.corpus.synth_noise import NOISE_SAMPLES, NOISES, noise
 from kws_dist.errors import UsageError
@@ -46,8 +49,10 @@ class Synth:
     """A `Source` of synthesised words and of six background noises.
 
     `voices` speakers of `VOICES` are dealt to train, val and test in the proportions of `split_shares`; each word
-    has `per_word` clips, spread evenly over the speakers. Raises `UsageError` if espeak-ng is not installed,
-    if a word cannot be spoken, or if the numbers leave a split without a word.
+    has `per_word` clips, spread evenly over the speakers. With `confusable`, so many words that sound like the
+    words, but are none of them, are spoken as `_unknown_`: together as often, and by the same speakers, as a word.
+    Raises `UsageError` if espeak-ng is not installed, if a word cannot be spoken, or if the numbers leave a split
+    without a word or a confusable word without a clip.
     """
 
     def __init__(
@@ -58,17 +63,21 @@ class Synth:
         per_word: int = 200,
         seed: int = 0,
         split_shares: tuple[int, int, int] = (80, 10, 10),
+        confusable: int = 0,
     ) -> None:
         _check_words(words)
-        self._words = tuple(words)
+        self._keywords = tuple(words)
         self._seed = seed
         self._parameters = {"voices": voices, "per_word": per_word, "seed": seed, "split_shares": [*split_shares]}
         self._speakers = _dealt(voices, split_shares, seed)
         _check_spread(self._speakers, per_word)
+        self._near_misses = _near_misses(words, confusable, per_word)
         self._utterances: dict[str, Utterance] = {}
         clips = [_noise_clip(name) for name in NOISES]
         for word in words:
             clips += self._clips_of(word, per_word)
+        if self._near_misses:
+            clips += self._unknown_clips(per_word)
         self._clips = sorted(clips, key=lambda clip: clip.key)
 
     @property
@@ -78,13 +87,16 @@ class Synth:
 
     @property
     def words(self) -> Sequence[str]:
-        """The vocabulary in label order."""
-        return self._words
+        """The vocabulary in label order, `_unknown_` before the words."""
+        return (UNKNOWN_WORD, *self._keywords) if self._near_misses else self._keywords
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The synthesiser's version and the parameters, which together determine every clip."""
-        return {"kind": "synth", "espeak_ng": espeak.version(), "words": [*self._words], **self._parameters}
+        about = {"kind": "synth", "espeak_ng": espeak.version(), "words": [*self._keywords], **self._parameters}
+        if self._near_misses:
+            about["near_misses"] = [[miss.word, miss.nearest, round(miss.distance, 3)] for miss in self._near_misses]
+        return about
 
     @property
     def rejected(self) -> Sequence[Rejected]:
@@ -110,7 +122,7 @@ class Synth:
         return self._noise(key.removeprefix(f"{NOISE_WORD}/"))
 
     def _noise(self, name: str) -> Samples:
-        return noise(name, seed=self._seed, vocabulary=self._words, voices=self._speakers["train"])
+        return noise(name, seed=self._seed, vocabulary=self._keywords, voices=self._speakers["train"])
 
     def _clips_of(self, word: str, per_word: int) -> Iterator[Clip]:
         order = _speaking_order(self._speakers, self._seed, word)
@@ -119,14 +131,41 @@ class Synth:
             split, voice = order[turn % len(order)]
             utterance = Utterance(self._seed, word, voice, turns[voice])
             turns[voice] += 1
-            key = f"{_folder(word)}/{voice}_{manner_of(utterance).accent}_{utterance.repetition:03d}"
-            self._utterances[key] = utterance
-            yield Clip(key=key, word=word, speaker=voice, split=split, size_bytes=2 * CLIP_SAMPLES)
+            yield self._clip(f"{_folder(word)}/{_mark(utterance)}", utterance, word, split)
+
+    def _unknown_clips(self, count: int) -> Iterator[Clip]:
+        """Every near miss is spoken before one is spoken again, then in another order, so by another voice."""
+        order = _speaking_order(self._speakers, self._seed, UNKNOWN_WORD)
+        near = [miss.word for miss in self._near_misses]
+        rounds = (_shuffled(near, "near misses", self._seed, number) for number in numbers())
+        repetitions: Counter[tuple[str, str]] = Counter()
+        for turn, word in enumerate(islice(chain.from_iterable(rounds), count)):
+            split, voice = order[turn % len(order)]
+            utterance = Utterance(self._seed, word, voice, repetitions[word, voice])
+            repetitions[word, voice] += 1
+            yield self._clip(f"{UNKNOWN_WORD}/{word}_{_mark(utterance)}", utterance, UNKNOWN_WORD, split)
+
+    def _clip(self, key: str, utterance: Utterance, word: str, split: str) -> Clip:
+        self._utterances[key] = utterance
+        return Clip(key=key, word=word, speaker=utterance.voice, split=split, size_bytes=2 * CLIP_SAMPLES)
 
 
 def _noise_clip(name: str) -> Clip:
     key = f"{NOISE_WORD}/{name}"
     return Clip(key=key, word=NOISE_WORD, speaker="", split=NOISE_SPLIT, size_bytes=2 * NOISE_SAMPLES)
+
+
+def _mark(utterance: Utterance) -> str:
+    return f"{utterance.voice}_{manner_of(utterance).accent}_{utterance.repetition:03d}"
+
+
+def _near_misses(words: Sequence[str], confusable: int, per_word: int) -> list[NearMiss]:
+    if not 0 <= confusable <= per_word:
+        raise UsageError(
+            f"confusable is {confusable}: {UNKNOWN_WORD} has as many clips as a word, {per_word}, so at least 0 and"
+            f" at most {per_word} words can be spoken in it"
+        )
+    return near_misses(words, confusable) if confusable else []
 
 
 def _folder(word: str) -> str:

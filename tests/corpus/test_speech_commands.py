@@ -8,7 +8,8 @@ import pytest
 from tiny_corpus import files, pack, read_all, tone, unpack, wav_file
 
 from kws_dist.corpus.clip import NOISE_WORD
-from kws_dist.corpus.speech_commands import LIST_OF_SPLIT, SpeechCommands, which_set
+from kws_dist.corpus.layout import LIST_OF_SPLIT, which_set
+from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import DataError, UsageError
 
 

@@ -13,7 +13,7 @@ from launching import ROOT
 from kws_dist.data.sampler import BatchSlice, ClassBalancedDistributedSampler
 from kws_dist.data.store import ClipPolicy, open_store
 from kws_dist.data.workers import DeviceWorker
-from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift
+from kws_dist.frontend.augment import BackgroundNoise, DrawnSilence, NoiseBank, SpecAugment, TimeShift
 from kws_dist.frontend.features import LogMel
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.shards.read import open_dataset
@@ -22,12 +22,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def front_end() -> FrontEnd:
-    noise = [torch.arange(40_000, dtype=torch.int16)]
+    bank = NoiseBank([torch.arange(40_000, dtype=torch.int16)], clip_samples=16_000)
     return FrontEnd(
         LogMel(),
         wave_augment=(
             TimeShift(seed=3, max_samples=1600, probability=0.8),
-            BackgroundNoise(noise, seed=3, clip_samples=16_000, max_amplitude=0.1, probability=0.8),
+            DrawnSilence(bank, seed=3, silence_label=1, heard=range(16_000)),
+            BackgroundNoise(bank, seed=3, max_amplitude=0.1, probability=0.8),
         ),
         feature_augment=(
             SpecAugment(seed=3, time_masks=2, max_time_frames=20, frequency_masks=2, max_frequency_bins=5),

@@ -52,7 +52,7 @@ def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
 
     def step() -> None:
         with torch.no_grad():
-            features = front_end(pcm, numbers)
+            features = front_end(pcm, numbers, labels)
         with job.accelerator.autocast():
             logits = model(features)
         F.cross_entropy(logits.float(), labels).backward()

@@ -125,4 +125,5 @@ class DeviceWorker:
         numbers = torch.from_numpy(draws.t).to(self._device, non_blocking=True)
         clip = torch.from_numpy(draws.clip).to(self._device, non_blocking=True)
         weights = torch.from_numpy(draws.weight).to(self._device, non_blocking=True)
-        return Batch(self._front_end(pcm, numbers), self._labels[clip], weights, draws)
+        labels = self._labels[clip]
+        return Batch(self._front_end(pcm, numbers, labels), labels, weights, draws)

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     NOISE = 2
     TIME_MASK = 3
     FREQUENCY_MASK = 4
+    SILENCE = 5
 
 
 def pcm_to_wave(pcm: Tensor) -> Tensor:
@@ -50,26 +51,17 @@ class TimeShift(nn.Module):
         return padded.unfold(1, wave.shape[1], 1)[rows, start]
 
 
-class BackgroundNoise(nn.Module):
-    """Add a random stretch of a noise recording at an amplitude drawn from U(0, max)."""
+class NoiseBank(nn.Module):
+    """Noise recordings on the device, from which stretches as long as a clip are cut."""
 
     bank: Tensor
     first: Tensor
     choices: Tensor
 
-    def __init__(
-        self,
-        recordings: Sequence[Tensor],
-        *,
-        seed: int,
-        clip_samples: int,
-        max_amplitude: float,
-        probability: float,
-    ) -> None:
+    def __init__(self, recordings: Sequence[Tensor], *, clip_samples: int) -> None:
         """`recordings`: int16 `(samples,)` each; those shorter than a clip are not used."""
         super().__init__()
-        self.seed, self.clip_samples = seed, clip_samples
-        self.max_amplitude, self.probability = max_amplitude, probability
+        self.clip_samples = clip_samples
         usable = [recording for recording in recordings if len(recording) >= clip_samples]
         lengths = torch.tensor([len(recording) for recording in usable], dtype=torch.int64)
         bank = torch.cat(usable) if usable else torch.zeros(0, dtype=torch.int16)
@@ -77,16 +69,59 @@ class BackgroundNoise(nn.Module):
         self.register_buffer("first", lengths.cumsum(0) - lengths, persistent=False)
         self.register_buffer("choices", lengths - clip_samples + 1, persistent=False)
 
-    def forward(self, wave: Tensor, draws: Tensor) -> Tensor:
-        """Mix noise into `wave` `(B, T)`, clamped to [-1, 1]; recordings are equally likely."""
-        if len(self.first) == 0 or self.probability == 0 or self.max_amplitude == 0:
-            return wave
-        chance, which, place, loud = keyed.uniforms(self.seed, Purpose.NOISE, draws, 4).unbind(1)
-        recording = (which * len(self.first)).long()
+    def __len__(self) -> int:
+        """Return the number of recordings that can be used."""
+        return len(self.first)
+
+    def stretches(self, which: Tensor, place: Tensor) -> Tensor:
+        """Return int16 `(B, clip_samples)`; `which` and `place` `(B,)` in [0, 1): recordings are equally likely."""
+        recording = (which * len(self)).long()
         # In double, because a float32 cannot name every sample of a recording of several minutes.
         offset = (place.double() * self.choices[recording]).long()
-        noise = self.bank.unfold(0, self.clip_samples, 1)[self.first[recording] + offset]
+        return self.bank.unfold(0, self.clip_samples, 1)[self.first[recording] + offset]
+
+
+class DrawnSilence(nn.Module):
+    """Replace each clip of silence by a random stretch of a noise recording, at an amplitude drawn from U(0, 1).
+
+    So training hears new silence all the time (Warden, arXiv 1804.03209, "silence" of the 12-class task), where
+    validation and test have fixed clips. Without noise the clips stay as they are.
+    """
+
+    heard: Tensor
+
+    def __init__(self, noise: NoiseBank, *, seed: int, silence_label: int, heard: range) -> None:
+        """`heard`: which samples of a clip a stored clip of silence takes up; the others are zeros in both."""
+        super().__init__()
+        self.noise, self.seed, self.silence_label = noise, seed, silence_label
+        place = torch.arange(noise.clip_samples)
+        self.register_buffer("heard", (place >= heard.start) & (place < heard.stop), persistent=False)
+
+    def forward(self, wave: Tensor, draws: Tensor, labels: Tensor) -> Tensor:
+        """Replace the rows of `wave` `(B, T)` whose label, of `labels` `(B,)`, is that of silence."""
+        if len(self.noise) == 0:
+            return wave
+        which, place, loud = keyed.uniforms(self.seed, Purpose.SILENCE, draws, 3).unbind(1)
+        silence = self.noise.stretches(which, place) * self.heard * (loud / _FULL_SCALE)[:, None]
+        # For all rows: to pick those of silence, the host would have to wait until it knows how many there are.
+        return torch.where((labels == self.silence_label)[:, None], silence, wave)
+
+
+class BackgroundNoise(nn.Module):
+    """Add a random stretch of a noise recording at an amplitude drawn from U(0, max)."""
+
+    def __init__(self, noise: NoiseBank, *, seed: int, max_amplitude: float, probability: float) -> None:
+        super().__init__()
+        self.noise, self.seed = noise, seed
+        self.max_amplitude, self.probability = max_amplitude, probability
+
+    def forward(self, wave: Tensor, draws: Tensor) -> Tensor:
+        """Mix noise into `wave` `(B, T)`, clamped to [-1, 1]; recordings are equally likely."""
+        if len(self.noise) == 0 or self.probability == 0 or self.max_amplitude == 0:
+            return wave
+        chance, which, place, loud = keyed.uniforms(self.seed, Purpose.NOISE, draws, 4).unbind(1)
         amplitude = torch.where(chance < self.probability, loud * self.max_amplitude, 0.0)
+        noise = self.noise.stretches(which, place)
         return (wave + noise * (amplitude / _FULL_SCALE)[:, None]).clamp_(-1.0, 1.0)
 
 

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from kws_dist.config import AugmentConfig, Config, DataConfig, FeaturesConfig
+from kws_dist.corpus.clip import SILENCE_WORD
+from kws_dist.corpus.silence import CLIP_SAMPLES
 from kws_dist.data.store import ClipPolicy, Store, open_store, read_noise
 from kws_dist.errors import UsageError
-from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift
+from kws_dist.frontend.augment import BackgroundNoise, DrawnSilence, NoiseBank, SpecAugment, TimeShift
 from kws_dist.frontend.features import build_features
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.shards.read import Dataset, open_dataset
@@ -83,6 +85,7 @@ def training_front_end(config: Config, data: Data) -> FrontEnd:
     """Build the front end with the augmentation that the settings ask for."""
     augment, rate_hz = config.augment, data.dataset.sample_rate_hz
     clip_samples = round(config.data.clip_seconds * rate_hz)
+    noise = NoiseBank(data.noise, clip_samples=clip_samples)
     return FrontEnd(
         _features(config.features, rate_hz),
         wave_augment=(
@@ -91,15 +94,32 @@ def training_front_end(config: Config, data: Data) -> FrontEnd:
                 max_samples=min(round(augment.shift_ms * rate_hz / 1000), clip_samples),
                 probability=augment.shift_probability,
             ),
+            *_drawn_silence(config, data, noise),
             BackgroundNoise(
-                data.noise,
+                noise,
                 seed=config.seed,
-                clip_samples=clip_samples,
                 max_amplitude=augment.noise_amplitude,
                 probability=augment.noise_probability,
             ),
         ),
         feature_augment=(_spec_augment(augment, config.seed),),
+    )
+
+
+def _drawn_silence(config: Config, data: Data, noise: NoiseBank) -> tuple[DrawnSilence, ...]:
+    """Return what draws the silence of the 12-class rule anew; nothing for recordings of silence that a user made."""
+    words, by_rule = data.dataset.words, data.dataset.meta["source"].get("silence", False)
+    if not by_rule or SILENCE_WORD not in words:
+        return ()
+    stored = min(CLIP_SAMPLES, noise.clip_samples)
+    first = (noise.clip_samples - stored) // 2 if config.data.pad == "center" else 0
+    return (
+        DrawnSilence(
+            noise,
+            seed=config.seed,
+            silence_label=words.index(SILENCE_WORD),
+            heard=range(first, first + stored),
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler, Sampler, build
 from kws_dist.data.store import ClipPolicy, Store, open_store, read_noise
 from kws_dist.data.workers import Batch, DeviceWorker
 from kws_dist.errors import DataError
-from kws_dist.frontend.augment import BackgroundNoise, SpecAugment, TimeShift
+from kws_dist.frontend.augment import BackgroundNoise, DrawnSilence, NoiseBank, SpecAugment, TimeShift
 from kws_dist.frontend.features import LogMel
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.shards.read import open_dataset
@@ -36,11 +36,13 @@ def noise(tiny_dataset: Path) -> list[Tensor]:
 
 def front_end(noise: list[Tensor], *, waveform: bool = False) -> FrontEnd:
     """The front end of a training, all augmentation on; `waveform` leaves the features out."""
+    bank = NoiseBank(noise, clip_samples=CLIP_SAMPLES)
     return FrontEnd(
         nn.Identity() if waveform else LogMel(),
         wave_augment=(
             TimeShift(seed=3, max_samples=400, probability=0.8),
-            BackgroundNoise(noise, seed=3, clip_samples=CLIP_SAMPLES, max_amplitude=0.1, probability=0.8),
+            DrawnSilence(bank, seed=3, silence_label=1, heard=range(CLIP_SAMPLES)),
+            BackgroundNoise(bank, seed=3, max_amplitude=0.1, probability=0.8),
         ),
         feature_augment=()
         if waveform
@@ -102,6 +104,20 @@ def test_features_are_the_same_on_any_number_of_ranks(
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+def test_the_same_clip_of_silence_sounds_different_in_every_draw(store: Store, noise: list[Tensor]) -> None:
+    """Word 1 stands for silence; without augmentation its clips are always as they are stored."""
+    bank = NoiseBank(noise, clip_samples=CLIP_SAMPLES)
+    silence = DrawnSilence(bank, seed=3, silence_label=1, heard=range(CLIP_SAMPLES))
+    one = worker(store, balanced(store), FrontEnd(nn.Identity(), wave_augment=(silence,)))
+    heard = dict[tuple[int, int], set[bytes]]()
+    for batch in one.batches(0, 3):
+        for clip, label, wave in zip(batch.draws.clip.tolist(), batch.labels.tolist(), batch.features, strict=True):
+            heard.setdefault((label, clip), set()).add(wave.numpy().tobytes())
+    drawn = 3 * BATCH // 3
+    assert sum(len(sounds) for (label, _), sounds in heard.items() if label == 1) == drawn
+    assert {len(sounds) for (label, _), sounds in heard.items() if label != 1} == {1}
+
+
 def assert_same(a: Batch, b: Batch) -> None:
     assert torch.equal(a.features, b.features)
     assert torch.equal(a.labels, b.labels)
@@ -159,7 +175,7 @@ class DamagedFrom(nn.Module):
         super().__init__()
         self.draw = draw
 
-    def forward(self, pcm: Tensor, draws: Tensor) -> Tensor:
+    def forward(self, pcm: Tensor, draws: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         if (draws >= self.draw).any():
             raise DataError(f"draw {self.draw} is damaged")
         return pcm.float()

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kws_dist.data import sampler
-from kws_dist.frontend.augment import BackgroundNoise, Purpose, SpecAugment, TimeShift, pcm_to_wave
+from kws_dist.frontend.augment import (
+    BackgroundNoise,
+    DrawnSilence,
+    NoiseBank,
+    Purpose,
+    SpecAugment,
+    TimeShift,
+    pcm_to_wave,
+)
 
 MANY = torch.arange(4000)
 SAMPLES = 400
@@ -57,8 +65,8 @@ def test_a_shift_may_be_as_long_as_the_clip() -> None:
 
 
 def noise_of(recordings: list[Tensor], **changed: float) -> BackgroundNoise:
-    given = {"seed": 1, "clip_samples": SAMPLES, "max_amplitude": 0.5, "probability": 1.0} | changed
-    return BackgroundNoise(recordings, **given)  # type: ignore[arg-type]
+    given = {"seed": 1, "max_amplitude": 0.5, "probability": 1.0} | changed
+    return BackgroundNoise(NoiseBank(recordings, clip_samples=SAMPLES), **given)  # type: ignore[arg-type]
 
 
 def test_noise_is_a_stretch_of_one_recording_at_one_amplitude(recordings: list[Tensor]) -> None:
@@ -111,6 +119,64 @@ def test_recordings_shorter_than_a_clip_are_left_alone(recordings: list[Tensor])
     assert torch.equal(noise_of([short])(wave, MANY[:5]), wave)
     assert torch.equal(noise_of([])(wave, MANY[:5]), wave)
     assert torch.equal(noise_of([short, *recordings])(wave, MANY[:5]), noise_of(recordings)(wave, MANY[:5]))
+
+
+def silence_of(recordings: list[Tensor], *, seed: int = 1, heard: range = range(SAMPLES)) -> DrawnSilence:
+    bank = NoiseBank(recordings, clip_samples=SAMPLES)
+    return DrawnSilence(bank, seed=seed, silence_label=2, heard=heard)
+
+
+def test_clips_of_silence_are_stretches_of_one_recording_at_one_volume(recordings: list[Tensor]) -> None:
+    """As with added noise, the volume and the place can be read off two samples."""
+    stored = torch.full((len(MANY), SAMPLES), 0.25)
+    drawn = silence_of(recordings)(stored, MANY, torch.full_like(MANY, 2)).double() * 2**15
+    volume = (drawn[:, -1] - drawn[:, 0]) / (SAMPLES - 1)
+    assert volume.min() >= 0
+    assert volume.max() < 1 + 1e-4
+    counts = torch.histc(volume, bins=10, min=0.0, max=1.0)
+    assert ((counts - 400) ** 2 / 400).sum() < 35  # 9 degrees of freedom
+    loud = volume > 0.05
+    first = (drawn[:, 0] / volume)[loud].round()
+    rebuilt = (first[:, None] + torch.arange(SAMPLES)) * volume[loud, None]
+    torch.testing.assert_close(drawn[loud], rebuilt, rtol=1e-4, atol=0.1)
+    in_one = (first >= 1) & (first <= 2601)
+    in_two = (first >= 10_001 - 30) & (first <= 10_101 + 30)
+    assert (in_one | in_two).all()
+    assert abs(in_two.double().mean() - 0.5) < 0.04
+
+
+def test_only_clips_of_silence_are_drawn(recordings: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    wave, labels = torch.rand(len(MANY), SAMPLES), MANY % 5
+    drawn = silence_of(recordings)(wave, MANY, labels)
+    assert torch.equal(drawn[labels != 2], wave[labels != 2])
+    assert (drawn[labels == 2] != wave[labels == 2]).all(dim=1).all()
+
+
+def test_silence_is_a_function_of_seed_and_draw_whatever_the_batch(recordings: list[Tensor]) -> None:
+    wave, labels = torch.rand(40, SAMPLES), MANY[:40] % 3
+    silence, draws = silence_of(recordings), MANY[:40] + 1000
+    whole, order = silence(wave, draws, labels), torch.randperm(40)
+    assert torch.equal(silence(wave[order], draws[order], labels[order]), whole[order])
+    assert torch.equal(
+        torch.cat([silence(wave[i : i + 1], draws[i : i + 1], labels[i : i + 1]) for i in MANY[:40]]), whole
+    )
+    drawn = labels == 2
+    for other in (silence(wave, draws + 40, labels), silence_of(recordings, seed=2)(wave, draws, labels)):
+        assert (other[drawn] != whole[drawn]).any(dim=1).all()
+
+
+def test_silence_is_padded_as_stored_silence_is(recordings: list[Tensor]) -> None:
+    drawn = silence_of(recordings, heard=range(100, 300))(torch.rand(50, SAMPLES), MANY[:50], torch.full((50,), 2))
+    assert not drawn[:, :100].any()
+    assert not drawn[:, 300:].any()
+    assert drawn[:, 100:300].any(dim=1).all()
+
+
+def test_without_usable_noise_stored_silence_stays(recordings: list[Tensor]) -> None:
+    wave, labels = torch.rand(9, SAMPLES), torch.full((9,), 2)
+    for unusable in ([], [recordings[0][: SAMPLES - 1]]):
+        assert torch.equal(silence_of(unusable)(wave, MANY[:9], labels), wave)
 
 
 def spec_augment(**changed: int) -> SpecAugment:

@@ -93,6 +93,6 @@ def test_features_stay_float32_under_autocast(waves: Tensor) -> None:
 
 def test_the_front_end_turns_pcm_into_features_in_the_range_of_one() -> None:
     pcm = torch.tensor([[-32_768, -16_384, 0, 16_384, 32_767]], dtype=torch.int16)
-    wave = FrontEnd(torch.nn.Identity())(pcm, torch.zeros(1, dtype=torch.int64))
+    wave = FrontEnd(torch.nn.Identity())(pcm, *torch.zeros(2, 1, dtype=torch.int64))
     assert wave.dtype == torch.float32
     assert wave.tolist() == [[-1.0, -0.5, 0.0, 0.5, 32_767 / 32_768]]

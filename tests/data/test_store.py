@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_corpus import tone
+from tiny_corpus import read_all, tone
 from torch import Tensor
 
 from kws_dist.corpus.clip import Samples
@@ -52,7 +52,7 @@ def flip_a_sample(rows: Rows, clip: int) -> None:
 
 
 def test_every_row_is_the_clip_of_its_key(tiny_archive: Path, tiny_dataset: Path) -> None:
-    audio = dict(SpeechCommands(tiny_archive).read([clip.key for clip in SpeechCommands(tiny_archive).clips]))
+    audio = read_all(SpeechCommands(tiny_archive))
     store = open_split(tiny_dataset, "device")
     for key, pcm in zip(store.rows.keys, everything(store).numpy(), strict=True):
         np.testing.assert_array_equal(pcm[: len(audio[key])], audio[key])

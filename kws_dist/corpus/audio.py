@@ -9,6 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Samples
+from kws_dist.corpus.cut_off import is_cut_off
 from kws_dist.corpus.resample import resample
 from kws_dist.corpus.wav import HEAD_BYTES, WavForm, is_clip_form, is_wav, pcm_of_wav, wav_form
 from kws_dist.errors import ClipError
@@ -17,6 +18,8 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 """Names of files that are taken for recordings."""
 UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm")
 """Names of recordings that libsndfile does not read."""
+MAX_DECODED = 1 << 25
+"""Samples, of all channels together, that are decoded at once: 35 minutes at 16 kHz, 11 at 48 kHz."""
 _FULL_SCALE = 32_768.0
 _FRAME_LIMIT = 1 << 33  # a damaged header can claim any length; no recording lasts days
 
@@ -86,11 +89,13 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
         form = _form_of(sound, name)
         first = min(round(start_s * form.rate_hz), form.frames)
         last = form.frames if end_s is None else min(round(end_s * form.rate_hz), form.frames)
+        if (last - first) * form.channels > MAX_DECODED:
+            raise ClipError(f"{name}: it lasts {(last - first) / form.rate_hz:,.0f} s; cut it into several recordings")
         try:
             sound.seek(first)
             wave = sound.read(max(last - first, 0), dtype="float64", always_2d=True).mean(axis=1)
         except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
-            raise ClipError(f"{name}: cannot be decoded ({error})") from error
+            raise ClipError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if len(wave) < last - first:
         raise ClipError(f"{name}: cut off after {first + len(wave)} of {form.frames} samples")
     if not np.isfinite(wave).all():
@@ -115,10 +120,16 @@ def loudest_part(samples: Samples, length: int) -> Samples:
 
 
 def _opened(content: bytes, name: str) -> soundfile.SoundFile:
+    if is_cut_off(content):
+        raise ClipError(f"{name}: cut off (its end is missing)")
     try:
         return soundfile.SoundFile(io.BytesIO(content))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise ClipError(f"{name}: not a recording that can be read ({error})") from error
+        raise ClipError(f"{name}: not a recording that can be read ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", str(error)).rstrip(".")  # the whole text holds an address in memory
 
 
 def _form_of(sound: soundfile.SoundFile, name: str) -> AudioForm:

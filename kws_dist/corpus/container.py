@@ -6,17 +6,20 @@ A name in a container is text that says what a recording is, never a path that a
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import SEEK_END
 from pathlib import Path
 from typing import IO, Protocol
 
 MAX_MEMBER_BYTES = 64 << 20
 """Larger than any recording of speech commands or of a few minutes of noise."""
 MAX_MEMBERS = 4_000_000
+TOO_LARGE = f"it is larger than {MAX_MEMBER_BYTES >> 20} MiB; cut it into several recordings"
 
 Look = Callable[[str], Callable[[IO[bytes]], None] | None]
 """From the name of a file to what is to be done with it while scanning, if anything.
 
-The file is open at its beginning; how much of it is read, and only forwards, is up to the looker.
+The file is open at its beginning; how much of it is read, and only forwards, is up to the looker. A `ClipError` is
+the looker's to catch. `size_of` can be asked before anything is read.
 """
 
 
@@ -63,6 +66,13 @@ class Container(Protocol):
         ...
 
 
+def size_of(file: IO[bytes]) -> int:
+    """Return the size in bytes of a file that a looker has been given and not yet read from."""
+    size_bytes = file.seek(0, SEEK_END)
+    file.seek(0)
+    return size_bytes
+
+
 def fault_of_name(name: str) -> str | None:
     """Say what is wrong with the name of a file in an archive; None if it is an innocent one."""
     faults = {
@@ -75,4 +85,10 @@ def fault_of_name(name: str) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Whether a desktop put the file there, e.g. the `._x.wav` that macOS puts beside every `x.wav`."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
+
+
+def printable(name: str | bytes) -> str:
+    """Return a name, of which not every character can be printed, as a person can read it: `caf\\xe9.wav`."""
+    data = name.encode(errors="surrogateescape") if isinstance(name, str) else name
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in data.decode(errors="backslashreplace"))

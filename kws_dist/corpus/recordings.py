@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from kws_dist.corpus.audio import AudioForm, decode, loudest_part
+from kws_dist.corpus.audio import MAX_DECODED, AudioForm, decode, loudest_part
 from kws_dist.corpus.clip import NOISE_SPLIT, SAMPLE_RATE_HZ, Clip, Rejected, Samples
 from kws_dist.corpus.container import Container
 from kws_dist.errors import UsageError
@@ -15,6 +15,9 @@ from kws_dist.errors import UsageError
 Long = Literal["crop", "window", "error"]
 """What becomes of a recording that is longer than a clip: its loudest part is kept, or it is cut into several clips
 that together hold all of it, or it is an error."""
+LONG_REMEDY = (
+    "pass --long crop to keep its loudest part, --long window to cut it into several clips, or a larger --clip_seconds"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,7 @@ class Recordings:
         self.rejected: tuple[Rejected, ...] = tuple(sorted(rejected, key=lambda row: (row.name, row.reason)))
         self._container, self._clip_samples = container, clip_samples
         self._span = {clip.key: span for clip, span in spans.items()}
+        assert len(self._span) == len(spans), "each key is used once"
         self._noise = frozenset(clip.key for clip in spans if clip.split == NOISE_SPLIT)
         names = sorted({span.name for span in spans.values()})
         self.provenance: dict[str, Any] = {
@@ -82,17 +86,33 @@ def spans_of(
     With `window` they have equal distances, so that they cover all of it and none is short. Raises `UsageError` for
     one that is too long when `long` is `error`.
     """
-    seconds = (form.seconds if end_s is None else min(end_s, form.seconds)) - start_s
+    seconds = seconds_of(form, start_s, end_s)
     if round(seconds * SAMPLE_RATE_HZ) <= round(clip_seconds * SAMPLE_RATE_HZ):
         return [Span(name=name, start_s=start_s, end_s=end_s)]
     if long == "error":
         raise UsageError(
-            f"--long error: {name} lasts {seconds:.2f} s, longer than a clip of {clip_seconds:g} s; pass --long crop"
-            " to keep its loudest part, --long window to cut it into several clips, or a larger --clip_seconds"
+            f"--long error: {name} lasts {seconds:.2f} s, longer than a clip of {clip_seconds:g} s; {LONG_REMEDY}"
         )
     if long == "crop":
         return [Span(name=name, start_s=start_s, end_s=end_s, loudest=True)]
-    count = ceil(seconds / clip_seconds)
-    step_s = (seconds - clip_seconds) / (count - 1)
+    return _evenly(name, start_s, seconds, clip_seconds, ceil(seconds / clip_seconds))
+
+
+def noise_spans(name: str, form: AudioForm, start_s: float = 0.0, end_s: float | None = None) -> list[Span]:
+    """Return where background noise lies: in one span, or in several, end to end, if it is too much to hold at once."""
+    seconds = seconds_of(form, start_s, end_s)
+    count = ceil(seconds * form.rate_hz * form.channels / MAX_DECODED)
+    if count <= 1:
+        return [Span(name=name, start_s=start_s, end_s=end_s)]
+    return _evenly(name, start_s, seconds, seconds / count, count)
+
+
+def seconds_of(form: AudioForm, start_s: float, end_s: float | None) -> float:
+    """Return the length of a recording, or of the part from `start_s` to `end_s`."""
+    return (form.seconds if end_s is None else min(end_s, form.seconds)) - start_s
+
+
+def _evenly(name: str, start_s: float, seconds: float, span_seconds: float, count: int) -> list[Span]:
+    step_s = (seconds - span_seconds) / (count - 1)
     starts_s = [start_s + i * step_s for i in range(count)]
-    return [Span(name=name, start_s=first_s, end_s=first_s + clip_seconds) for first_s in starts_s]
+    return [Span(name=name, start_s=first_s, end_s=first_s + span_seconds) for first_s in starts_s]

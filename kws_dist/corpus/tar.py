@@ -32,9 +32,10 @@ _DAMAGED = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError
 class TarArchive:
     """A `.tar.gz` (or `.tar`), read from its beginning once for each `scan` and each `staged`; a `Container`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, flag: str = "--archive") -> None:
+        """`flag` is what the user named the archive by."""
         if not path.is_file():
-            raise UsageError(f"--archive {path}: there is no such file")
+            raise UsageError(f"{flag} {path}: there is no such file")
         self.path = path
         self._spool = Spool()
         self._size_bytes: dict[str, int] = {}

@@ -70,9 +70,10 @@ def wav_form(head: bytes, size_bytes: int, name: str) -> WavForm | None:
         length = rest_bytes
     form = WavForm(encoding, channels, rate_hz, bits, body, length)
     if length > rest_bytes:
-        whole = form.frames
-        there = WavForm(encoding, channels, rate_hz, bits, body, rest_bytes).frames
-        raise ClipError(f"{name}: cut off after {there} of {whole} samples")
+        there = WavForm(encoding, channels, rate_hz, bits, body, rest_bytes)
+        pcm = encoding == _PCM and form.frames > 0
+        how = f"{there.frames} of {form.frames} samples" if pcm else f"{rest_bytes} of {length} bytes of sound"
+        raise ClipError(f"{name}: cut off after {how}")
     return form
 
 

@@ -150,7 +150,7 @@ class _Bounded(FileIO):
         if size is None or size < 0:
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"its directory takes {size >> 20} MiB; unpack it and pass the folder")
+            raise DataError(f"{self.name}: it lists more members than any recordings; unpack it and pass the folder")
         return super().read(max(size, 0)) or b""
 
 

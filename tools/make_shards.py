@@ -1,153 +1,236 @@
-"""Make shards of recordings: `python tools/make_shards.py speech-commands --archive FILE.tar.gz --out data/sc`."""
+"""Make WebDataset shards of recordings, wherever they are, or of synthesised speech.
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+    python tools/make_shards.py folder --root my_recordings.zip --out data/mine
+    python tools/make_shards.py speech-commands --version 0.02 --download --task v2-12 --out data/v2-12
+
+A command that is stopped goes on where it stopped when it is given again. What cannot be used is left out, counted
+and listed in OUT/rejected.jsonl.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Source
+from kws_dist.corpus.clip import Source
+from kws_dist.corpus.download import BASE_URL
+from kws_dist.corpus.folder import open_folder
+from kws_dist.corpus.librispeech import open_librispeech
+from kws_dist.corpus.manifest import open_manifest
+from kws_dist.corpus.naming import word_list
+from kws_dist.corpus.recordings import Long
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import UsageError, main_guard
-from kws_dist.shards.plan import make_plan
-from kws_dist.shards.write import Written, write_dataset
+from kws_dist.shards_job import Output, fetched, make, merge_parts
 
-SHARD_CLIPS = 2000
-_HEARTBEAT_S = 10.0  # between lines of progress in a log file
+Common = tyro.conf.OmitArgPrefixes[Output]
 
 
 def speech_commands(
-    out: Path,
+    output: Common,
+    version: Literal["0.01", "0.02"] | None = None,
+    download: bool = False,
+    download_test: bool = False,
+    base_url: str = BASE_URL,
+    cache: Path | None = None,
     archive: Path | None = None,
     root: Path | None = None,
+    test_archive: Path | None = None,
+    task: str | None = None,
     words: str = "",
-    shard_clips: int = SHARD_CLIPS,
-    seed: int = 0,
-    debug: bool = False,
+    unknown: Literal["none", "rule", "all"] = "none",
+    silence: bool = False,
 ) -> int:
-    """Make shards of the Speech Commands archive, or of recordings laid out like it.
+    """Google Speech Commands, or recordings laid out like it.
 
     Args:
-        out: Folder for the shards and dataset.json. The same command continues an unfinished folder.
+        output: What every source has in common.
+        version: Which release to download, and without a task of its own all its words.
+        download: Fetch the official archive, checked against its published SHA-256, and keep it in the cache.
+        download_test: With --download, fetch the canonical 12-class test archive too and take the test clips from it.
+        base_url: Where the archives are, for a mirror.
+        cache: Folder for downloads; $KWS_CACHE or ~/.cache/kws_dist if left out.
         archive: The .tar.gz as it is downloaded; it is streamed, never unpacked.
         root: A folder with the same layout, instead of an archive.
-        words: The vocabulary in label order, separated by commas; all words of the archive if left out.
-        shard_clips: Most clips in one shard.
-        seed: Decides how clips are dealt over shards.
-        debug: Show the traceback of an error.
+        test_archive: The canonical 12-class test archive, from which all test clips are then taken.
+        task: v1-30, v2-35: all words. v1-12, v2-12: ten words, _unknown_ and _silence_. v2-10: the ten words alone.
+        words: Instead of a task: the vocabulary in label order, separated by commas. All words if left out.
+        unknown: Other words as _unknown_: all of them, or by the 12-class rule a tenth as many as keyword clips.
+        silence: Add _silence_ by the 12-class rule.
     """
 
     def build() -> Source:
-        return SpeechCommands(archive, root=root, words=_word_list(words))
+        main, test = archive, test_archive
+        if download:
+            if main is not None or root is not None:
+                raise UsageError("--download takes the place of --archive and --root; pass one of them")
+            main, fetched_test = fetched(version or "0.02", base_url, cache, download_test)
+            test = test or fetched_test
+        default_task = {"0.01": "v1-30", "0.02": "v2-35"}[version] if version and download and not words else None
+        return SpeechCommands(
+            main,
+            root=root,
+            words=_words(words),
+            task=task or default_task,
+            unknown=unknown,
+            silence=silence,
+            test_archive=test,
+        )
 
-    return main_guard(lambda: _make(build, "speech-commands", out, shard_clips, seed), debug)
+    return _run(build, task or "speech-commands", output)
 
 
-def synth(
-    out: Path,
-    words: str,
-    voices: int | None = None,
-    per_word: int = 200,
-    shard_clips: int = SHARD_CLIPS,
-    seed: int = 0,
-    debug: bool = False,
+def folder(
+    output: Common,
+    root: Path,
+    words: str = "",
+    split: str | None = None,
+    speaker_from: str | None = None,
+    long: Long = "crop",
+    clip_seconds: float = 1.0,
 ) -> int:
-    """Make shards of words spoken by a speech synthesiser, with nothing to download.
+    """Recordings of your own: word/anything.wav in a folder, a .zip or a .tar.gz.
+
+    Any sampling rate, bit depth, number of channels and format (WAV, FLAC, OGG, Opus, MP3) will do. Folders called
+    train, val and test around the words give the split, otherwise it is made. A folder _background_noise_ is noise.
 
     Args:
-        out: Folder for the shards and dataset.json. The same command continues an unfinished folder.
+        output: What every source has in common.
+        root: The folder or archive.
+        words: The vocabulary in label order, separated by commas; all words, sorted, if left out.
+        split: Shares of train/val/test such as 80/10/10 or 80/0/20, kept for every word. Default 80/10/10.
+        speaker_from: Regular expression that finds the speaker in a file name; no speaker is then in two splits.
+        long: What becomes of a recording longer than a clip: its loudest part, several clips, or an error.
+        clip_seconds: Longest clip.
+    """
+
+    def build() -> Source:
+        return open_folder(
+            root, words=_words(words), speaker_from=speaker_from, split=split, long=long, clip_seconds=clip_seconds
+        )
+
+    return _run(build, "folder", output)
+
+
+def manifest(
+    output: Common,
+    csv: Path | None = None,
+    jsonl: Path | None = None,
+    words: str = "",
+    split: str | None = None,
+    long: Long = "crop",
+    clip_seconds: float = 1.0,
+) -> int:
+    """Recordings listed in a file with the columns path, word and, if you like, start, end, speaker, split.
+
+    Args:
+        output: What every source has in common.
+        csv: The list as a table with a header line, separated by commas, semicolons or tabs.
+        jsonl: The list as one JSON object a line.
+        words: The vocabulary in label order, separated by commas; all words, sorted, if left out.
+        split: Shares of train/val/test such as 80/10/10, if the list says nothing of splits.
+        long: What becomes of a recording longer than a clip: its loudest part, several clips, or an error.
+        clip_seconds: Longest clip.
+    """
+
+    def build() -> Source:
+        return open_manifest(csv, jsonl, words=_words(words), split=split, long=long, clip_seconds=clip_seconds)
+
+    return _run(build, "manifest", output)
+
+
+def librispeech(
+    output: Common,
+    root: Path,
+    alignments: Path,
+    words: str,
+    unknown_percent: float = 100.0,
+    split: str | None = None,
+    margin_ms: float = 50.0,
+    long: Literal["reject", "crop"] = "reject",
+    clip_seconds: float = 1.0,
+) -> int:
+    """Words cut out of LibriSpeech utterances by word alignments.
+
+    Args:
+        output: What every source has in common.
+        root: The folder LibriSpeech, or one subset of it.
+        alignments: Folder with .alignment.txt or .TextGrid files.
+        words: The vocabulary in label order, separated by commas.
+        unknown_percent: How many clips of other words to add as _unknown_, in percent of the keyword clips.
+        split: Shares of train/val/test such as 80/10/10, instead of the official subsets.
+        margin_ms: How much is kept before and after a word.
+        long: A word that lasts longer than a clip is left out, or its loudest part is kept.
+        clip_seconds: Longest clip.
+    """
+
+    def build() -> Source:
+        return open_librispeech(
+            root,
+            alignments,
+            words=word_list("--words", words),
+            unknown_percent=unknown_percent,
+            split=split,
+            margin_ms=margin_ms,
+            long=long,
+            clip_seconds=clip_seconds,
+        )
+
+    return _run(build, "librispeech", output)
+
+
+def synth(output: Common, words: str, voices: int | None = None, per_word: int = 200, confusable: int = 0) -> int:
+    """Words spoken by a speech synthesiser, with nothing to download.
+
+    Args:
+        output: What every source has in common.
         words: The vocabulary in label order, separated by commas.
         voices: How many speakers, each in one split only; all the synthesiser has if left out.
         per_word: Clips of each word, all splits together.
-        shard_clips: Most clips in one shard.
-        seed: Decides the voices and how clips are dealt over shards.
-        debug: Show the traceback of an error.
+        confusable: Add _unknown_, spoken in so many other words that sound most like the vocabulary.
     """
 
     def build() -> Source:
         from kws_dist.corpus.synth import Synth  # needs the optional synthesiser
 
         chosen = {} if voices is None else {"voices": voices}
-        return Synth(_word_list(words) or [], per_word=per_word, seed=seed, **chosen)
+        named = word_list("--words", words)
+        return Synth(named, per_word=per_word, seed=output.seed, confusable=confusable, **chosen)
 
-    return main_guard(lambda: _make(build, "synth", out, shard_clips, seed), debug)
-
-
-def _word_list(words: str) -> list[str] | None:
-    if not words.strip():
-        return None
-    chosen = [word.strip() for word in words.split(",")]
-    if not all(chosen):
-        raise UsageError(f"--words {words!r}: a word is missing between two commas")
-    return chosen
+    return _run(build, "synth", output)
 
 
-def _make(build: Callable[[], Source], kind: str, out: Path, shard_clips: int, seed: int) -> None:
-    console = Console(markup=False, highlight=False)
-    started_s = time.perf_counter()
-    with console.status("listing the recordings"):
-        source = build()
-    plan = make_plan(source, shard_clips=shard_clips, seed=seed)
-    counts = [sum(clip.split == split for clip in source.clips) for split in (*SPLITS, NOISE_SPLIT)]
-    console.print(f"{len(source.words)} words, train/val/test/noise = {'/'.join(map(str, counts))} clips")
-    task = f"{kind} {len(source.words)} words"
-    with _progress(console, total=len(source.clips)) as on_clips:
-        written = write_dataset(source, plan, out, task=task, command=["python", *sys.argv], on_clips=on_clips)
-    _print_summary(console, written, out, seconds=time.perf_counter() - started_s)
+def merge(out: Path, workers: int = 0, debug: bool = False) -> int:
+    """Finish a folder to which several jobs have written their parts: check every shard, write dataset.json.
+
+    Args:
+        out: The folder.
+        workers: Threads that check shards; 0 is one for each processor core.
+        debug: Show the traceback of an error.
+    """
+
+    return main_guard(lambda: merge_parts(out, workers), debug)
 
 
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many clips are done: a bar on a terminal, a line now and then in a log file."""
-    if console.is_terminal:
-        columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("writing", total=total)
-            yield lambda clips: bar.advance(task, clips)
-        return
-    done, next_line_s = 0, time.perf_counter() + _HEARTBEAT_S
-
-    def on_clips(clips: int) -> None:
-        nonlocal done, next_line_s
-        done += clips
-        if time.perf_counter() > next_line_s:
-            console.print(f"{done}/{total} clips")
-            next_line_s = time.perf_counter() + _HEARTBEAT_S
-
-    yield on_clips
+def _run(build: Callable[[], Source], kind: str, output: Output) -> int:
+    return main_guard(lambda: make(build, kind, output), output.debug)
 
 
-def _print_summary(console: Console, written: Written, out: Path, seconds: float) -> None:
-    meta = written.meta
-    table = Table("word", *SPLITS)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for word in meta.words:
-        table.add_row(word, *(f"{meta.clips_per_word[split][word]:,}" for split in SPLITS))
-    table.add_section()
-    table.add_row("all", *(f"{meta.clips[split]:,}" for split in SPLITS))
-    console.print(table)
-    clips, size_bytes = sum(meta.clips.values()), sum(entry.bytes for entry in meta.shards)
-    console.print(
-        f"{out}: {len(meta.shards)} shards, {size_bytes / 1e6:,.1f} MB, with {meta.clips[NOISE_SPLIT]} noise clips",
-        soft_wrap=True,
-    )
-    console.print(f"digest {meta.digest}", soft_wrap=True)
-    if written.was_complete:
-        console.print(f"it was complete already; every byte of it was checked ({seconds:.1f} s)")
-    else:
-        kept = f"; {written.kept_shards} shards were there already" if written.kept_shards else ""
-        console.print(f"{seconds:.1f} s, {clips / seconds:,.0f} clips/s{kept}")
+def _words(words: str) -> list[str] | None:
+    return word_list("--words", words) if words.strip() else None
 
 
 def main() -> int:
     """Run the subcommand that the command line names."""
-    commands = {"speech-commands": speech_commands, "synth": synth}
+    commands = {
+        "speech-commands": speech_commands,
+        "folder": folder,
+        "manifest": manifest,
+        "librispeech": librispeech,
+        "synth": synth,
+        "merge": merge,
+    }
     return tyro.extras.subcommand_cli_from_dict(
         commands, description=__doc__, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,)
     )

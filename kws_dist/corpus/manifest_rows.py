@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _csv_lines(content: str, where: str) -> Iterator[tuple[int, dict[str, Any] |
                 why = f"it has {len(cells)} fields and the header {len(names)}; quote what holds a {delimiter!r}"
                 yield reader.line_num, why
             else:
-                yield reader.line_num, dict(zip(names, cells, strict=False))
+                yield reader.line_num, dict(zip_longest(names, cells[: len(names)], fillvalue=""))
     except csv.Error as error:
         raise DataError(f"{where}: line {reader.line_num} cannot be read as CSV ({error})") from error
     if names is None:

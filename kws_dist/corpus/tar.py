@@ -10,9 +10,9 @@ import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import SEEK_END, SEEK_SET, BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from kws_dist.corpus.container import MAX_MEMBER_BYTES, MAX_MEMBERS, Listing, Look, fault_of_name, look_at_nothing
 from kws_dist.corpus.spool import Spool
@@ -50,7 +50,7 @@ class TarArchive:
                 raise DataError(f"{self.path}: more than {MAX_MEMBERS:,} members")
             listing.size_bytes[name] = member.size
             if (examine := look(name)) is not None:
-                examine(_opened(tar, member))
+                examine(cast(IO[bytes], _Unwound(_opened(tar, member), member.size)))
         self._size_bytes = listing.size_bytes
         return listing
 
@@ -127,6 +127,19 @@ class TarArchive:
         if len(content) != member.size:
             raise DataError(f"{self.path}: member {member.name!r} is cut off")
         return content
+
+
+class _Unwound(BufferedIOBase):
+    """A member of a stream, which cannot be wound back, and yet can be asked for its size before it is read."""
+
+    def __init__(self, file: IO[bytes], size_bytes: int) -> None:
+        self._file, self._size_bytes = file, size_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._file.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = SEEK_SET, /) -> int:
+        return self._size_bytes if whence == SEEK_END else offset
 
 
 class _StrictTarInfo(tarfile.TarInfo):

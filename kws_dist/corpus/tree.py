@@ -135,11 +135,13 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
         if (status.st_dev, status.st_ino) in seen:
             continue  # a link back to a folder above
         seen.add((status.st_dev, status.st_ino))
+        inside: list[tuple[str, str]] = []
         for entry in os.scandir(folder):
-            if entry.is_dir():
-                todo.append((f"{prefix}{entry.name}/", entry.path))
-                continue
             try:
-                yield prefix + entry.name, entry.stat()
-            except OSError:
+                if entry.is_dir():
+                    inside.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    yield prefix + entry.name, entry.stat()
+            except OSError:  # a link to nothing, or to itself
                 yield prefix + entry.name, None
+        todo += sorted(inside, reverse=True)  # of two names for a folder, always the same one is taken

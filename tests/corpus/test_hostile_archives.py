@@ -4,7 +4,7 @@ import gzip
 import io
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_corpus import files, pack, read_all, tone, wav_file
 
+from kws_dist.corpus.clip import Source
 from kws_dist.corpus.container import MAX_MEMBER_BYTES
+from kws_dist.corpus.folder import open_folder
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.corpus.wav import samples_of_wav
 from kws_dist.errors import DataError, UsageError
@@ -72,6 +74,62 @@ def test_an_old_sparse_member_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(member(type=tarfile.GNUTYPE_SPARSE).tobuf() + bytes(1024))
     with pytest.raises(DataError, match="sparse"):
         SpeechCommands(tmp_path / "a.tar")
+
+
+TEN_GB = 10 << 30
+
+
+def old_sparse(real_bytes: int) -> bytes:
+    """Return a header of GNU tar for a file of which nothing is packed but its size."""
+    header = bytearray(member(type=tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = f"{real_bytes:011o}\0{0:011o}\0".encode()  # where the one piece lies, and its length
+    header[483:495] = f"{real_bytes:011o}\0".encode()
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header)
+
+
+def new_sparse(real_bytes: int) -> bytes:
+    """Return the same as the pax format has it, with the map of its pieces before the data."""
+    pieces = f"1\n{real_bytes}\n0\n".encode().ljust(512, b"\0")
+    headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": EVIL,
+        "GNU.sparse.realsize": str(real_bytes),
+    }
+    return member(size=512, pax_headers=headers).tobuf(tarfile.PAX_FORMAT) + pieces
+
+
+@pytest.mark.parametrize("sparse", [old_sparse, new_sparse])
+@pytest.mark.parametrize("open_source", [SpeechCommands, open_folder])
+def test_ten_sparse_gigabytes_are_refused_at_once(
+    tmp_path: Path, sparse: Callable[[int], bytes], open_source: Callable[[Path], Source]
+) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(sparse(TEN_GB) + bytes(1024)))
+    with tarfile.open(tmp_path / "a.tar.gz") as tar:
+        assert tar.getmembers()[0].size == TEN_GB, "the library would follow it"
+    with pytest.raises(DataError, match="sparse"):
+        open_source(tmp_path / "a.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        (member(type=tarfile.BLKTYPE, devmajor=8, devminor=0), "neither a plain file nor a folder"),
+        (member(type=tarfile.CHRTYPE, devmajor=1, devminor=5), "neither a plain file nor a folder"),
+        (member("yes/caf\udce9.wav"), "cannot be printed"),
+        (member("../evil.wav"), "'..'"),
+    ],
+)
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_devices_and_names_that_are_no_text_are_refused_in_a_users_archive_too(
+    tmp_path: Path, info: tarfile.TarInfo, says: str, tar_format: int
+) -> None:
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tar_format) + bytes(1024))
+    with pytest.raises(DataError, match=says) as caught:
+        open_folder(tmp_path / "a.tar")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04" + bytes(600), gzip.compress(b"")])

@@ -113,9 +113,7 @@ def _check_given(takes: dict[int, Take], where: str) -> None:
     for line, take in spoken.items():
         split = split_of_name(take.split)
         if not take.split:
-            raise UsageError(
-                f"{where}: line {line} has no split and others have one; fill in all of them or none"
-            )
+            raise UsageError(f"{where}: line {line} has no split and others have one; fill in all of them or none")
         if split is None:
             raise UsageError(f"{where}: line {line}: there is no split {take.split!r}; write {', '.join(SPLIT_NAMES)}")
         takes[line] = replace(take, split=split)

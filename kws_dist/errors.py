@@ -24,7 +24,7 @@ class DataError(RuntimeError):
 
 
 class ClipError(DataError):
-    """One recording cannot be used; the others can."""
+    """One recording, called by its name in the corpus, cannot be used; the others can."""
 
 
 class TrainingError(RuntimeError):

@@ -67,7 +67,8 @@ def speech_commands(
                 raise UsageError("--download takes the place of --archive and --root; pass one of them")
             main, fetched_test = fetched(version or "0.02", base_url, cache, download_test)
             test = test or fetched_test
-        default_task = {"0.01": "v1-30", "0.02": "v2-35"}[version] if version and download and not words else None
+        whole = not (words or silence or unknown != "none")
+        default_task = {"0.01": "v1-30", "0.02": "v2-35"}[version] if version and download and whole else None
         return SpeechCommands(
             main,
             root=root,

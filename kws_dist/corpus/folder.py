@@ -26,7 +26,7 @@ def open_folder(
     words: Sequence[str] | None = None,
     speaker_from: str | None = None,
     split: str | None = None,
-    long: Long = "error",
+    long: Long = "crop",
     clip_seconds: float = 1.0,
 ) -> Recordings:
     """List the recordings in a folder, a `.zip` or a `.tar.gz`.

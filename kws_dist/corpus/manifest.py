@@ -27,7 +27,7 @@ def open_manifest(
     *,
     words: Sequence[str] | None = None,
     split: str | None = None,
-    long: Long = "error",
+    long: Long = "crop",
     clip_seconds: float = 1.0,
 ) -> Recordings:
     """List the recordings that a file names: `path, word`, and where wanted `start, end` (s), `speaker`, `split`.

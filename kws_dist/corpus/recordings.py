@@ -69,8 +69,7 @@ class Recordings:
     def read(self, key: str) -> Samples:
         """Return the samples `(samples,)` of a staged clip: 16 kHz, mono, no longer than a clip may be."""
         span = self._span[key]
-        content = self._container.read(span.name)
-        samples = decode(content, f"{self._container.path}: {span.name}", start_s=span.start_s, end_s=span.end_s)
+        samples = decode(self._container.read(span.name), span.name, start_s=span.start_s, end_s=span.end_s)
         if key in self._noise:
             return samples
         if span.loudest:

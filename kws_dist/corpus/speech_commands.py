@@ -79,8 +79,7 @@ class SpeechCommands:
         return training_part(samples) if self.task.silence and name in self._silence.noise else samples
 
     def _samples(self, number: int, name: str) -> Samples:
-        container = self._parts[number].container
-        return samples_of_wav(container.read(name), f"{container.path}: {name}")
+        return samples_of_wav(self._parts[number].container.read(name), name)
 
 
 def _task(

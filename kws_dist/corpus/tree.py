@@ -58,7 +58,7 @@ class Tree:
             with open(self._path_of(name), "rb", buffering=0) as file:  # noqa: PTH123 (a Path takes longer than the read)
                 return file.read()
         except OSError as error:
-            raise ClipError(f"{self._path_of(name)}: cannot be read ({error.strerror})") from error
+            raise ClipError(f"{name}: cannot be read ({error.strerror})") from error
 
     def identity(self, names: Collection[str]) -> dict[str, str]:
         """SHA-256 of the names and sizes; what is in the files is in the digest of the dataset."""

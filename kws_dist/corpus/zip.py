@@ -100,7 +100,7 @@ class ZipArchive:
             packed = _packed(file.fileno(), member)
         content = _inflated(packed, member.size_bytes) if member.deflated and packed is not None else packed
         if content is None or len(content) != member.size_bytes or zlib.crc32(content) != member.crc32:
-            raise ClipError(f"{self.path}: {name}: it is damaged (not what the archive's directory says it is)")
+            raise ClipError(f"{name}: it is damaged (not what the archive's directory says it is)")
         return content
 
     def identity(self, names: Collection[str]) -> dict[str, str]:  # noqa: ARG002 (one for all)

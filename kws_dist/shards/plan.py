@@ -5,6 +5,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import xxhash
 
@@ -54,10 +55,15 @@ def make_plan(source: Source, *, shard_clips: int, seed: int, codec: Codec = "wa
         dealt = deal(clips, shard_count=-(-len(clips) // most), seed=seed)
         shards += (ShardPlan(f"{split}-{i:06d}.tar", split, tuple(hand)) for i, hand in enumerate(dealt))
     rows = [(shard.name, [(c.key, c.word, c.speaker) for c in shard.clips]) for shard in shards]
-    # The path is left out, so that a renamed archive is still the same archive.
-    origin = {k: v for k, v in source.provenance.items() if k != "path"}
-    identity = json.dumps([rows, words, seed, codec, origin], sort_keys=True)
+    identity = json.dumps([rows, words, seed, codec, _without_paths(source.provenance)], sort_keys=True)
     return Plan(tuple(shards), words, seed, codec, hashlib.sha256(identity.encode()).hexdigest()[:32])
+
+
+def _without_paths(about: Any) -> Any:
+    """Leave out where things lie, so that a renamed archive is still the same archive."""
+    if not isinstance(about, dict):
+        return about
+    return {name: _without_paths(value) for name, value in about.items() if name != "path"}
 
 
 def deal(clips: Sequence[Clip], *, shard_count: int, seed: int) -> list[list[Clip]]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,24 @@ def write_shards(
             write_shard(source, plan, shard, out, lambda: on_clips(1))
         return
     context = multiprocessing.get_context("spawn")  # a fork could copy a lock that a thread of this process holds
-    done = context.Value("Q", 0)
-    pool = ProcessPoolExecutor(
-        min(workers, len(shards)), context, initializer=_begin, initargs=(source, plan, out, done)
-    )
+    done, jobs = context.Value("Q", 0), context.Queue()
+    workers = min(workers, len(shards))
+    # Not as an argument of the process: writing that would wait for ever for a process that dies before it reads.
+    job = bytes(ForkingPickler.dumps((source, plan, out)))
+    for _ in range(workers):
+        jobs.put(job)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(jobs, done))
     try:
         futures = [pool.submit(_write, shard.name) for shard in shards]
         _follow(futures, done, on_clips)
     except BrokenProcessPool as error:
         raise DataError(
-            f"{out}: a worker process was killed, perhaps for want of memory; the same command continues, with fewer"
+            f"{out}: a worker process ended, perhaps for want of memory; the same command continues, with fewer"
             " --workers if need be"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        jobs.cancel_join_thread()
 
 
 def _follow(futures: list[Future[None]], done: Any, on_clips: Callable[[int], None]) -> None:
@@ -61,10 +66,11 @@ def _follow(futures: list[Future[None]], done: Any, on_clips: Callable[[int], No
             future.result()  # raises what the worker raised
 
 
-def _begin(source: Source, plan: Plan, out: Path, done: Any) -> None:
+def _begin(jobs: Any, done: Any) -> None:
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    source, plan, out = ForkingPickler.loads(jobs.get())  # pyright: ignore[reportAttributeAccessIssue]
     by_name = {shard.name: shard for shard in plan.shards}
     _job = source, plan, by_name, out, done
 

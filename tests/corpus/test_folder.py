@@ -61,7 +61,7 @@ def test_the_two_speakers_of_the_real_zip_are_kept_apart(real_data: Path) -> Non
     with pytest.raises(
         UsageError, match=r"--long error: 2 of 600 recordings are longer than a clip of 1 s, e\.g\. .*nine"
     ):
-        open_folder(root)
+        open_folder(root, long="error")
 
 
 def test_a_folder_a_zip_and_a_tar_hold_the_same_clips_and_audio(tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_samples_that_are_not_numbers_are_refused_by_name_when_they_are_read(tmp
 LONG = np.concatenate([tone(1, 20_000) // 50, tone(2, 16_000), tone(3, 9_000) // 50])
 
 
-def test_a_long_recording_is_an_error_unless_asked_for(tmp_path: Path) -> None:
+def test_a_long_recording_is_an_error_if_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"1 of 21 recordings .* e\.g\. yes/long\.wav \(2\.81 s\); pass --long crop"):
-        folder(tmp_path, word_files() | {"yes/long.wav": wav_file(LONG)})
+        folder(tmp_path, word_files() | {"yes/long.wav": wav_file(LONG)}, long="error")
     assert len(open_folder(tmp_path / "mine", clip_seconds=3.0).clips) == 21
 
 

@@ -102,7 +102,7 @@ def test_a_long_part_is_cropped_or_cut_into_windows_that_keep_to_it(tmp_path: Pa
     assert list(windows) == ["long/session-1500-2500ms", "long/session-500-1500ms"]
     np.testing.assert_array_equal(np.concatenate(list(windows.values())[::-1]), STAIR[8000:40_000])
     with pytest.raises(UsageError, match=r"--long error: 1 of 1 recordings .* long/session\.wav \(2\.00 s\)"):
-        open_manifest(tmp_path / "list.csv", split="100/0/0")
+        open_manifest(tmp_path / "list.csv", split="100/0/0", long="error")
 
 
 def test_absolute_paths_may_be_anywhere_and_those_below_the_list_are_as_if_relative(tmp_path: Path) -> None:

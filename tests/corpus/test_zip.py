@@ -146,7 +146,7 @@ def test_a_member_that_cannot_be_used_is_refused_by_name_and_the_others_are_read
 def test_damage_that_nobody_looked_for_is_found_when_it_is_read(tmp_path: Path) -> None:
     archive = ZipArchive(craft(tmp_path / "a.zip", [Crafted(crc32=1), GOOD]))
     assert len(archive.scan().size_bytes) == 2
-    with pytest.raises(ClipError, match=r"a\.zip: yes/evil\.wav: it is damaged"):
+    with pytest.raises(ClipError, match=r"yes/evil\.wav: it is damaged"):
         archive.read("yes/evil.wav")
     assert archive.read("yes/good.wav") == b"good"
 

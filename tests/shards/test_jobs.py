@@ -218,6 +218,16 @@ def test_no_worker_outlives_a_killed_parent(tiny_archive: Path, tmp_path: Path) 
         until(lambda pid=pid: not alive(pid))
 
 
+def test_a_worker_that_dies_at_its_start_is_an_error_and_no_wait_without_end(tmp_path: Path) -> None:
+    many = pack(tmp_path / "many.tar.gz", files(words=[f"word{i}" for i in range(60)], speakers=12))
+    unguarded = SLOW_JOB.replace('if __name__ == "__main__":', "if True:")
+    (tmp_path / "job.py").write_text(unguarded)
+    command = [sys.executable, str(tmp_path / "job.py"), str(many), str(tmp_path / "pids"), str(tmp_path / "out")]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert made.returncode == 1
+    assert "a worker process ended" in made.stderr
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -25,6 +25,7 @@ from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Rejected, Source
 from kws_dist.shards.meta import REJECTED_NAME
 from kws_dist.shards.write import Written
 
+_REFRESH_S = 0.1
 _HEARTBEAT_S = 10.0  # between lines of progress in a log file
 _EXAMPLES = 5
 
@@ -72,9 +73,17 @@ def _progress(
 ) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, a line now and then in a log file; yields a function of what is done, and of all."""
     if console.is_terminal:
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        # Without a thread of its own, which a worker process must not be forked beside.
+        with Progress(*columns, console=console, auto_refresh=False) as bar:
+            task, last_s = bar.add_task("", total=total), 0.0
+
+            def draw(done: int, total: int) -> None:
+                nonlocal last_s
+                if time.perf_counter() - last_s > _REFRESH_S or done == total:
+                    last_s = time.perf_counter()
+                    bar.update(task, completed=done, total=total, refresh=True)
+
+            yield draw
         return
     next_line_s = time.perf_counter() + _HEARTBEAT_S
 

@@ -1,8 +1,14 @@
-"""Measure how fast things are: `python tools/bench.py train --config configs/bcresnet1.yaml --data.shards DIR`.
+"""Measure how fast things are.
+
+    python tools/bench.py train --config configs/bcresnet1.yaml --data.shards DIR
+    python tools/bench.py shards --clips 20000
 
 `train`: the training loop (draws, gather, augmentation, features, model, optimizer, logging) against a bare loop of
 the same front end, model and optimizer on one batch that is already there. The two take turns in one process, so
 that a machine whose speed drifts is equally fast for both; the ratio is the median of the turns' ratios.
+
+`shards`: a folder of 1-second WAVs, just written, is listed and made into shards, by one process and by one for each
+core, and the shards are verified; median of the rounds. The files lie in $TMPDIR.
 """
 
 import argparse
@@ -25,6 +31,7 @@ from kws_dist.config import Config, parse
 from kws_dist.display import silent
 from kws_dist.errors import main_guard
 from kws_dist.process import keep_freed_memory, use_cores
+from kws_dist.shards_bench import bench_shards
 from kws_dist.tracking import MetricsFile, Tracker
 from kws_dist.training.data import training_front_end
 from kws_dist.training.learner import build_learner
@@ -118,8 +125,16 @@ def _whole_epoch(job: Job, loop: Loop, training_clips_per_s: float) -> dict[str,
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the figures as a table."""
+def show_shards(result: dict[str, Any]) -> None:
+    """Print the figures of shards as a table."""
+    table = Table("", "clips/s", title=f"{result['clips']:,} clips on {result['cores']} cores")
+    for name, speed in result["clips_per_s"].items():
+        table.add_row(name, f"{speed:,.0f}")
+    Console().print(table)
+
+
+def show_train(result: dict[str, Any]) -> None:
+    """Print the figures of training as a table."""
     table = Table(title=f"{result['model']['name']} on {result['device']}, batch {result['batch_clips']}")
     table.add_column("loop")
     table.add_column("clips/s", justify="right")
@@ -135,20 +150,24 @@ def show(result: dict[str, Any]) -> None:
 def main() -> int:
     """Parse, measure, print; what is not a flag of the benchmark is one of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train"])
-    parser.add_argument("--steps", type=int, default=10, help="steps in each turn")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
+    parser.add_argument("what", choices=["train", "shards"])
+    parser.add_argument("--steps", type=int, default=10, help="train: steps in each turn")
+    parser.add_argument("--clips", type=int, default=20_000, help="shards: how many")
+    parser.add_argument("--rounds", type=int, help="turns; 7 for train, 3 for shards")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     own, rest = parser.parse_known_args()
     config = parse(rest)
 
     def run() -> None:
-        keep_freed_memory()
-        if not torch.cuda.is_available():
-            use_cores()
         with tempfile.TemporaryDirectory() as folder:
-            result = bench_train(config, steps=own.steps, rounds=own.rounds, folder=Path(folder))
-        show(result)
+            if own.what == "shards":
+                result = bench_shards(Path(folder), clips=own.clips, rounds=own.rounds or 3)
+            else:
+                keep_freed_memory()
+                if not torch.cuda.is_available():
+                    use_cores()
+                result = bench_train(config, steps=own.steps, rounds=own.rounds or 7, folder=Path(folder))
+        {"shards": show_shards, "train": show_train}[own.what](result)
         print(json.dumps(result))
         if own.json:
             own.json.write_text(json.dumps(result, indent=1) + "\n")

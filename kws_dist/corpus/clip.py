@@ -51,7 +51,7 @@ class Rejected:
 
 
 class Source(Protocol):
-    """A corpus: every clip is known before any audio is read. Can be pickled, so that many processes read from it."""
+    """A corpus: every clip is known before any audio is read."""
 
     @property
     def clips(self) -> Sequence[Clip]:
@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def staged(self, keys: Collection[str], folder: Path) -> AbstractContextManager[None]:
-        """While in this context, the clips can be read in any order, also by other processes.
+        """While in this context, the clips can be read in any order, also by processes forked in it.
 
         `folder` has room for temporary files, which are gone at the end.
         """

@@ -49,7 +49,7 @@ class Container(Protocol):
     def staged(self, names: Collection[str], folder: Path) -> AbstractContextManager[None]:
         """While in this context, the named files can be read in any order; `folder` has room for a temporary file.
 
-        The container can be pickled inside the context, so that other processes can read from it as well.
+        Processes that are forked inside the context can read from it as well.
         """
         ...
 

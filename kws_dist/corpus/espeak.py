@@ -115,6 +115,11 @@ def ipa(texts: Sequence[str], accent: str) -> list[str]:
     return pronounced
 
 
+def prepare() -> None:
+    """Copy what the library needs, so that processes forked from this one do not each copy it."""
+    _english_data()
+
+
 def version() -> str:
     """Return the version of the espeak-ng library, such as `1.52.0`; `UsageError` if it is not installed."""
     with _fresh_library() as library:

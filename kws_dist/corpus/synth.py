@@ -109,7 +109,8 @@ class Synth:
         return ""
 
     def staged(self, keys: Collection[str], folder: Path) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Nothing to prepare: clips are made when they are read."""
+        """Prepare the synthesiser; clips are made when they are read."""
+        espeak.prepare()
         return nullcontext()
 
     def read(self, key: str) -> Samples:

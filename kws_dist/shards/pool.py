@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kws_dist.shards.shard_writer import write_shard
 
 _POLL_S = 0.1
 
-_job: Any = None  # source, plan, folder and counter of this worker process; a pool gives its tasks no other place
+_job: Any = None  # what `_begin` was given in this worker process; a pool has no other place for it
 
 
 def write_shards(
@@ -35,25 +34,22 @@ def write_shards(
         for shard in shards:
             write_shard(source, plan, shard, out, lambda: on_clips(1))
         return
-    context = multiprocessing.get_context("spawn")  # a fork could copy a lock that a thread of this process holds
-    done, jobs = context.Value("Q", 0), context.Queue()
-    workers = min(workers, len(shards))
-    # Not as an argument of the process: writing that would wait for ever for a process that dies before it reads.
-    job = bytes(ForkingPickler.dumps((source, plan, out)))
-    for _ in range(workers):
-        jobs.put(job)
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(jobs, done))
+    # Forked, so that they are there at once and share what they read; no thread may hold a lock here, so the caller
+    # has none.
+    context = multiprocessing.get_context("fork")
+    done, stop = context.Value("Q", 0), context.Value("b", 0)
+    job = (source, plan, shards, out, done, stop)
+    pool = ProcessPoolExecutor(min(workers, len(shards)), context, initializer=_begin, initargs=job)
     try:
-        futures = [pool.submit(_write, shard.name) for shard in shards]
-        _follow(futures, done, on_clips)
+        _follow([pool.submit(_write, number) for number in range(len(shards))], done, on_clips)
     except BrokenProcessPool as error:
         raise DataError(
-            f"{out}: a worker process ended, perhaps for want of memory; the same command continues, with fewer"
+            f"{out}: a worker process was killed, perhaps for want of memory; the same command continues, with fewer"
             " --workers if need be"
         ) from error
     finally:
+        stop.value = 1
         pool.shutdown(wait=True, cancel_futures=True)
-        jobs.cancel_join_thread()
 
 
 def _follow(futures: list[Future[None]], done: Any, on_clips: Callable[[int], None]) -> None:
@@ -66,13 +62,11 @@ def _follow(futures: list[Future[None]], done: Any, on_clips: Callable[[int], No
             future.result()  # raises what the worker raised
 
 
-def _begin(jobs: Any, done: Any) -> None:
+def _begin(*job: Any) -> None:
     global _job
+    _job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    source, plan, out = ForkingPickler.loads(jobs.get())  # pyright: ignore[reportAttributeAccessIssue]
-    by_name = {shard.name: shard for shard in plan.shards}
-    _job = source, plan, by_name, out, done
 
 
 def _end_with_parent() -> None:
@@ -82,11 +76,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write(name: str) -> None:
-    source, plan, by_name, out, done = _job
+class _Stopped(Exception):
+    """The parent wants no more clips."""
+
+
+def _write(number: int) -> None:
+    source, plan, shards, out, done, stop = _job
 
     def on_clip() -> None:
+        if stop.value:
+            raise _Stopped
         with done.get_lock():
             done.value += 1
 
-    write_shard(source, plan, by_name[name], out, on_clip)
+    write_shard(source, plan, shards[number], out, on_clip)

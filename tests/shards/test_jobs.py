@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,8 @@ def test_flac_holds_the_same_audio_under_the_same_digest_in_less_room(
 
 SLOW_JOB = """
 import sys, time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.shards.plan import make_plan
@@ -206,26 +208,41 @@ if __name__ == "__main__":
 """
 
 
+def test_a_worker_that_is_killed_is_an_error_that_says_so(tiny_archive: Path, tmp_path: Path) -> None:
+    with slow_job(tiny_archive, tmp_path) as (child, pids):
+        os.kill(pids[0], signal.SIGKILL)
+        _, error = child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert "a worker process was killed" in error
+
+
+def test_ctrl_c_ends_all_processes_and_leaves_nothing_half_written(tiny_archive: Path, tmp_path: Path) -> None:
+    with slow_job(tiny_archive, tmp_path) as (child, pids):
+        for pid in (child.pid, *pids):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+        _, error = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in error
+    assert not any(alive(pid) for pid in pids)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
 def test_no_worker_outlives_a_killed_parent(tiny_archive: Path, tmp_path: Path) -> None:
-    (tmp_path / "job.py").write_text(SLOW_JOB)
-    pids = tmp_path / "pids"
-    command = [sys.executable, str(tmp_path / "job.py"), str(tiny_archive), str(pids), str(tmp_path / "out")]
-    with subprocess.Popen(command) as child:
-        until(lambda: pids.exists() and len(set(pids.read_text().split())) == 2)
+    with slow_job(tiny_archive, tmp_path) as (child, pids):
         child.kill()
     assert child.returncode == -signal.SIGKILL
-    for pid in set(map(int, pids.read_text().split())):
+    for pid in pids:
         until(lambda pid=pid: not alive(pid))
 
 
-def test_a_worker_that_dies_at_its_start_is_an_error_and_no_wait_without_end(tmp_path: Path) -> None:
-    many = pack(tmp_path / "many.tar.gz", files(words=[f"word{i}" for i in range(60)], speakers=12))
-    unguarded = SLOW_JOB.replace('if __name__ == "__main__":', "if True:")
-    (tmp_path / "job.py").write_text(unguarded)
-    command = [sys.executable, str(tmp_path / "job.py"), str(many), str(tmp_path / "pids"), str(tmp_path / "out")]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert made.returncode == 1
-    assert "a worker process ended" in made.stderr
+@contextmanager
+def slow_job(archive: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Run a job that takes its time, and give its process and the numbers of its two workers once both are at work."""
+    (folder / "job.py").write_text(SLOW_JOB)
+    log = folder / "pids"
+    command = [sys.executable, str(folder / "job.py"), str(archive), str(log), str(folder / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        until(lambda: log.exists() and len(set(log.read_text().split())) == 2)
+        yield child, sorted({int(pid) for pid in log.read_text().split()})
 
 
 def alive(pid: int) -> bool:

@@ -18,8 +18,9 @@ SHORT_MS = 100
 """A shorter clip is near-empty: it has no room for a word."""
 QUIET_DBFS = -50.0
 """A clip whose loudest frame is quieter is near-empty."""
-FLAT_DB = 10.0
-"""A clip whose loudest frame is less than this over its quietest tenth is near-empty: it holds steady noise."""
+FLAT_DB = 6.0
+"""A clip whose loudest frame is less than this over its quietest tenth is near-empty: it holds steady noise. (Words
+trimmed tightly out of a noisy recording have 7 dB and more, nearly all of them.)"""
 CUT_DB = 10.0
 """A clip may be cut off if its first or last frame is within this of its loudest, and more than this over its quietest
 tenth."""
@@ -144,7 +145,7 @@ def _cut_off(clips: Clips) -> Finding:
 
     rule = (
         f"all of its first or last {FRAME_MS} ms within {CUT_DB:g} dB of its loudest, and more than {CUT_DB:g} dB"
-        f" over its quietest tenth; {SILENCE_WORD} and noise may be"
+        f" over its quietest tenth; or it was trimmed to the word; {SILENCE_WORD} and noise may be"
     )
     chosen = _is_spoken(clips) & loud_edge & ~_is_near_empty(clips)
     return Finding("cut_off", "may be cut off", rule, False, _items(clips, chosen, -edge, what))

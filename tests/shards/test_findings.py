@@ -86,7 +86,7 @@ POOR = {
     "most negative": ("clipped", -flat_topped(5)),
     "zeros": ("silent", np.zeros(8000, np.int16)),
     "constant": ("silent", np.full(8000, -7, np.int16)),
-    "quiet": ("near_empty", word(79, level=20)),
+    "quiet": ("near_empty", word(79, level=100)),
     "short": ("near_empty", word(79, n_samples=1500)),
     "only noise": ("near_empty", np.random.default_rng(1).integers(-900, 900, 8000).astype(np.int16)),
     "begins too late": ("cut_off", cut("start")),
@@ -136,6 +136,8 @@ def test_silence_and_noise_may_be_silent_quiet_and_steady(tmp_path: Path) -> Non
     for split, samples in (("train", steady), ("val", steady // 2), ("test", 0 * steady), ("test", 0 * steady)):
         key = f"{SILENCE_WORD}/{split}-{len(recordings)}"
         recordings[key] = Recording(key=key, word=SILENCE_WORD, split=split, samples=samples)
+    key = f"{SILENCE_WORD}/rising"
+    recordings[key] = Recording(key=key, word=SILENCE_WORD, split="train", samples=cut("end"))
     assert found_in(recordings, tmp_path, words=(*WORDS, SILENCE_WORD)) == {}
 
 
@@ -169,12 +171,14 @@ def test_without_speakers_no_leak_is_claimed_or_denied(tmp_path: Path) -> None:
 
 def test_counts_lengths_and_levels_are_those_of_the_recordings(tmp_path: Path) -> None:
     recordings = {key: one for key, one in spoken().items() if key not in ("yes/train-0", "yes/train-1")}
-    sine = np.rint(16384 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)).astype(np.int16)
+    sine = 7000 + np.rint(16384 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)).astype(np.int16)
     recordings["yes/train-2"] = replace(recordings["yes/train-2"], samples=sine)
     found = check_up(shards_of_recordings(recordings.values(), tmp_path)).to_dict()
     assert found["words"]["yes"]["clips"] == {"train": 2, "val": 4, "test": 4}
     assert found["words"]["yes"]["length_s"] == [0.5, 0.5, 1.0]
-    assert found["words"]["yes"]["level_dbfs"][2] == pytest.approx(-9.0, abs=0.1), "a sine at half of full scale"
+    assert found["words"]["yes"]["level_dbfs"][2] == pytest.approx(-9.0, abs=0.1), (
+        "a sine at half of full scale, whatever its offset"
+    )
     assert found["words"]["_background_noise_"]["clips"] == {"noise": 1}
     train = found["balance"]["train"]
     assert (train["rarest"], train["rarest_clips"], train["commonest_clips"], train["ratio"]) == ("yes", 2, 4, 0.5)

@@ -1,6 +1,7 @@
 """How fast recordings become shards, and how fast shards are verified; what `tools/bench.py shards` runs."""
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ def bench_shards(folder: Path, *, clips: int, rounds: int) -> dict[str, Any]:
             verified = verify(folder / f"{turn}-{cores}", workers=cores)
         assert not verified.faults, verified.faults
         seconds[f"verify, {cores} threads"] = verifying()
+        for n in {1, cores}:
+            shutil.rmtree(folder / f"{turn}-{n}")
         runs.append(seconds)
     speed = {name: clips / statistics.median(run[name] for run in runs) for name in runs[0]}
     return {"clips": clips, "cores": cores, "rounds": rounds, "wavs_made_s": making(), "clips_per_s": speed}

@@ -46,35 +46,40 @@ def clips_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def download_bar(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+def download_bar(console: Console, name: str, size_bytes: int) -> Iterator[Callable[[int, int], None]]:
     """Show how far a download is; yields the function that hears of bytes done and bytes in all."""
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     started_s, first = time.perf_counter(), -1
-    total_bytes = 0
 
     def line(done: int) -> str:
         rate = (done - first) / max(time.perf_counter() - started_s, 1e-9)
-        left = f", {(total_bytes - done) / rate:.0f} s left" if rate > 0 and total_bytes else ""
-        return f"{name}: {done / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s{left}"
+        left = f", {(size_bytes - done) / rate:.0f} s left" if rate > 0 else ""
+        return f"{name}: {done / 1e6:,.1f} of {size_bytes / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s{left}"
 
-    with _progress(console, columns, None, line) as at:
+    with _progress(console, columns, size_bytes, line, transient=True) as at:
 
         def on_progress(done: int, total: int) -> None:
-            nonlocal first, total_bytes
-            first, total_bytes = (done if first < 0 else first), total
+            nonlocal first
+            first = done if first < 0 else first
             at(done, total)
 
         yield on_progress
+    console.print(f"{name}: {size_bytes / 1e6:,.1f} MB, its SHA-256 is the published one", soft_wrap=True)
 
 
 @contextmanager
 def _progress(
-    console: Console, columns: Sequence[ProgressColumn], total: int | None, line: Callable[[int], str]
+    console: Console,
+    columns: Sequence[ProgressColumn],
+    total: int,
+    line: Callable[[int], str],
+    *,
+    transient: bool = False,
 ) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, a line now and then in a log file; yields a function of what is done, and of all."""
     if console.is_terminal:
         # Without a thread of its own, which a worker process must not be forked beside.
-        with Progress(*columns, console=console, auto_refresh=False) as bar:
+        with Progress(*columns, console=console, auto_refresh=False, transient=transient) as bar:
             task, last_s = bar.add_task("", total=total), 0.0
 
             def draw(done: int, total: int) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,16 @@ class Output:
     """Show the traceback of an error."""
 
 
+def listing() -> AbstractContextManager[Any]:
+    """Say, on a terminal, that recordings are being listed."""
+    return CONSOLE.status("listing the recordings")
+
+
 def make(build: Callable[[], Source], kind: str, output: Output) -> None:
     """List the recordings of a source and write them, or this job's part of them; shows how it goes."""
     part = _part(output)
     started_s = time.perf_counter()
-    with CONSOLE.status("listing the recordings"):
-        source = build()
+    source = build()
     show.print_listing(CONSOLE, source)
     plan = make_plan(source, shard_clips=output.shard_clips, seed=output.seed, codec=output.codec)
     if output.dry_run:
@@ -125,6 +130,6 @@ def fetched(version: str, base_url: str, cache: Path | None, with_test: bool) ->
     paths = []
     for kind in ("main", "test") if with_test else ("main",):
         official = OFFICIAL[version, kind]
-        with show.download_bar(CONSOLE, official.name) as on_progress:
+        with show.download_bar(CONSOLE, official.name, official.size_bytes) as on_progress:
             paths.append(fetch(official, cache or default_cache(), base_url=base_url, on_progress=on_progress))
     return paths[0], paths[1] if with_test else None

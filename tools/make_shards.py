@@ -22,7 +22,7 @@ from kws_dist.corpus.naming import word_list
 from kws_dist.corpus.recordings import Long
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.errors import UsageError, main_guard
-from kws_dist.shards_job import Output, fetched, make, merge_parts
+from kws_dist.shards_job import Output, fetched, listing, make, merge_parts
 
 Common = tyro.conf.OmitArgPrefixes[Output]
 
@@ -69,15 +69,16 @@ def speech_commands(
             test = test or fetched_test
         whole = not (words or silence or unknown != "none")
         default_task = {"0.01": "v1-30", "0.02": "v2-35"}[version] if version and download and whole else None
-        return SpeechCommands(
-            main,
-            root=root,
-            words=_words(words),
-            task=task or default_task,
-            unknown=unknown,
-            silence=silence,
-            test_archive=test,
-        )
+        with listing():
+            return SpeechCommands(
+                main,
+                root=root,
+                words=_words(words),
+                task=task or default_task,
+                unknown=unknown,
+                silence=silence,
+                test_archive=test,
+            )
 
     return _run(build, task or "speech-commands", output)
 
@@ -107,9 +108,10 @@ def folder(
     """
 
     def build() -> Source:
-        return open_folder(
-            root, words=_words(words), speaker_from=speaker_from, split=split, long=long, clip_seconds=clip_seconds
-        )
+        with listing():
+            return open_folder(
+                root, words=_words(words), speaker_from=speaker_from, split=split, long=long, clip_seconds=clip_seconds
+            )
 
     return _run(build, "folder", output)
 
@@ -136,7 +138,8 @@ def manifest(
     """
 
     def build() -> Source:
-        return open_manifest(csv, jsonl, words=_words(words), split=split, long=long, clip_seconds=clip_seconds)
+        with listing():
+            return open_manifest(csv, jsonl, words=_words(words), split=split, long=long, clip_seconds=clip_seconds)
 
     return _run(build, "manifest", output)
 
@@ -167,16 +170,17 @@ def librispeech(
     """
 
     def build() -> Source:
-        return open_librispeech(
-            root,
-            alignments,
-            words=word_list("--words", words),
-            unknown_percent=unknown_percent,
-            split=split,
-            margin_ms=margin_ms,
-            long=long,
-            clip_seconds=clip_seconds,
-        )
+        with listing():
+            return open_librispeech(
+                root,
+                alignments,
+                words=word_list("--words", words),
+                unknown_percent=unknown_percent,
+                split=split,
+                margin_ms=margin_ms,
+                long=long,
+                clip_seconds=clip_seconds,
+            )
 
     return _run(build, "librispeech", output)
 
@@ -197,7 +201,8 @@ def synth(output: Common, words: str, voices: int | None = None, per_word: int =
 
         chosen = {} if voices is None else {"voices": voices}
         named = word_list("--words", words)
-        return Synth(named, per_word=per_word, seed=output.seed, confusable=confusable, **chosen)
+        with listing():
+            return Synth(named, per_word=per_word, seed=output.seed, confusable=confusable, **chosen)
 
     return _run(build, "synth", output)
 

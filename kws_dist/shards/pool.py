@@ -56,8 +56,9 @@ def _follow(futures: list[Future[None]], done: Any, on_clips: Callable[[int], No
     told, left = 0, set(futures)
     while left:
         finished, left = wait(left, timeout=_POLL_S)
-        on_clips(done.value - told)
-        told = done.value
+        now = done.value
+        on_clips(now - told)
+        told = now
         for future in finished:
             future.result()  # raises what the worker raised
 

@@ -237,3 +237,41 @@ def test_a_zip_of_ones_own_recordings_is_a_trainable_set_in_one_command(real_dat
     assert dataset.splits == ("train", "val", "test")
     assert sum(dataset.meta["clips"].values()) == 600
     assert "600 resampled" in made.stdout
+
+
+def on_a_terminal(*arguments: object, program: str = "") -> str:
+    """Run the tool with a terminal of 100 columns as its output, and return all that is shown on it."""
+    terminal, inner = os.openpty()
+    environment = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
+    start = [sys.executable, "-c", program, *map(str, arguments)] if program else command(*arguments)
+    with subprocess.Popen(start, stdout=inner, stderr=inner, env=environment) as child:
+        os.close(inner)
+        shown = bytearray()
+        with suppress(OSError):  # what reading a terminal ends with when nobody writes to it any more
+            while chunk := os.read(terminal, 65536):
+                shown += chunk
+        assert child.wait() == 0
+    os.close(terminal)
+    return shown.decode()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_on_a_terminal_a_bar_counts_every_clip(tiny_archive: Path, tmp_path: Path, workers: int) -> None:
+    arguments = ["--archive", tiny_archive, "--out", tmp_path / "out", "--shard_clips", 8, "--workers", workers]
+    assert "38/38" in on_a_terminal("speech-commands", *arguments)
+
+
+def test_a_download_and_a_listing_take_turns_on_a_terminal(tiny_archive: Path, tmp_path: Path) -> None:
+    content = tiny_archive.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    published = f"name='a.tar.gz', size_bytes={len(content)}, sha256='{sha256}'"
+    program = (
+        "import runpy; from kws_dist.corpus import download as d;"
+        f"d.OFFICIAL['0.02', 'main'] = d.OfficialArchive({published});"
+        f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
+    )
+    with serving(content) as server:
+        flags = ["--download", "--words", "yes,no", "--base_url", server.url, "--cache", tmp_path / "cache"]
+        shown = on_a_terminal("speech-commands", *flags, "--out", tmp_path / "out", program=program)
+    assert "its SHA-256 is the published one" in shown
+    assert "2 words, train/val/test/noise" in shown

@@ -18,8 +18,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 """Names of files that are taken for recordings."""
 UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm")
 """Names of recordings that libsndfile does not read."""
-MAX_DECODED = 1 << 25
-"""Samples, of all channels together, that are decoded at once: 35 minutes at 16 kHz, 11 at 48 kHz."""
+_MAX_DECODED = 1 << 23  # samples at once, before or after resampling; with their spectrum they take some 300 MB
 _FULL_SCALE = 32_768.0
 _FRAME_LIMIT = 1 << 33  # a damaged header can claim any length; no recording lasts days
 
@@ -37,6 +36,11 @@ class AudioForm:
     def seconds(self) -> float:
         """Its length."""
         return self.frames / self.rate_hz
+
+    @property
+    def most_seconds(self) -> float:
+        """How much of it can be decoded at once: 9 minutes at 16 kHz, 3 at 48 kHz, half of that in stereo."""
+        return _MAX_DECODED / max(self.rate_hz * self.channels, SAMPLE_RATE_HZ)
 
     @property
     def clip_samples(self) -> int:
@@ -89,8 +93,9 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
         form = _form_of(sound, name)
         first = min(round(start_s * form.rate_hz), form.frames)
         last = form.frames if end_s is None else min(round(end_s * form.rate_hz), form.frames)
-        if (last - first) * form.channels > MAX_DECODED:
-            raise ClipError(f"{name}: it lasts {(last - first) / form.rate_hz:,.0f} s; cut it into several recordings")
+        seconds = (last - first) / form.rate_hz
+        if seconds > form.most_seconds + 1 / form.rate_hz:  # where it is cut is rounded to a sample
+            raise ClipError(f"{name}: it lasts {seconds:,.0f} s; cut it into recordings of {form.most_seconds:,.0f} s")
         try:
             sound.seek(first)
             wave = sound.read(max(last - first, 0), dtype="float64", always_2d=True).mean(axis=1)

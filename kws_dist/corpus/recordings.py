@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from kws_dist.corpus.audio import MAX_DECODED, AudioForm, decode, loudest_part
+from kws_dist.corpus.audio import AudioForm, decode, loudest_part
 from kws_dist.corpus.clip import NOISE_SPLIT, SAMPLE_RATE_HZ, Clip, Rejected, Samples
 from kws_dist.corpus.container import Container
 from kws_dist.errors import UsageError
@@ -100,7 +100,7 @@ def spans_of(
 def noise_spans(name: str, form: AudioForm, start_s: float = 0.0, end_s: float | None = None) -> list[Span]:
     """Return where background noise lies: in one span, or in several, end to end, if it is too much to hold at once."""
     seconds = seconds_of(form, start_s, end_s)
-    count = ceil(seconds * form.rate_hz * form.channels / MAX_DECODED)
+    count = ceil(seconds / form.most_seconds)
     if count <= 1:
         return [Span(name=name, start_s=start_s, end_s=end_s)]
     return _evenly(name, start_s, seconds, seconds / count, count)

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from own_recordings import encoded, sine
 from tiny_corpus import tone, wav_file
 
-from kws_dist.corpus.audio import MAX_DECODED, AudioForm, audio_form, decode, loudest_part
+from kws_dist.corpus.audio import AudioForm, audio_form, decode, loudest_part
 from kws_dist.corpus.clip import Samples
 from kws_dist.errors import ClipError
 
@@ -185,9 +187,10 @@ def test_a_recording_without_samples_is_refused(kind: str, subtype: str) -> None
 
 
 def test_an_hour_packed_into_a_small_file_is_not_decoded_at_once() -> None:
-    silence = encoded(np.zeros(MAX_DECODED + 1, np.int16), kind="FLAC")
+    frames = round(AudioForm(1, 16_000, 1).most_seconds * 16_000) + 9
+    silence = encoded(np.zeros(frames, np.int16), kind="FLAC")
     assert len(silence) < 1 << 20
-    assert form_of(silence).frames == MAX_DECODED + 1
+    assert form_of(silence).frames == frames
     with pytest.raises(ClipError, match=r"x: it lasts 2,097 s; cut it into several recordings"):
         decode(silence, "x")
     assert len(decode(silence, "x", start_s=2000.0, end_s=2001.0)) == 16_000
@@ -215,3 +218,25 @@ def test_the_loudest_part_is_where_the_energy_is() -> None:
     np.testing.assert_array_equal(loudest_part(samples, 1000), samples[3000:4000])
     assert loudest_part(samples, 6000) is samples
     assert len(loudest_part(np.zeros(50, np.int16), 20)) == 20
+
+
+PEAK_OF_A_LOW_RATE = """
+import io, resource, numpy as np, soundfile
+from kws_dist.corpus.audio import decode
+from kws_dist.errors import ClipError
+file = io.BytesIO()
+soundfile.write(file, np.zeros(30_000_000, np.int16), 1000, subtype="PCM_U8", format="WAV")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    decode(file.getvalue(), "slow.wav")
+except ClipError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_a_low_rate_does_not_make_a_small_file_a_large_one() -> None:
+    told = subprocess.run([sys.executable, "-c", PEAK_OF_A_LOW_RATE], capture_output=True, text=True, check=True)
+    says, grown_mib = told.stdout.splitlines()
+    assert says == "slow.wav: it lasts 30,000 s; cut it into recordings of 524 s"
+    assert int(grown_mib) < 64

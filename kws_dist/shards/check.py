@@ -7,6 +7,7 @@ from pathlib import Path
 import xxhash
 
 from kws_dist.errors import DataError
+from kws_dist.shards.blocks import read_blocks
 from kws_dist.shards.index import REMEDY, ShardIndex, index_path, load_index
 from kws_dist.shards.meta import ShardEntry
 from kws_dist.shards.record import TRAILER
@@ -23,20 +24,23 @@ class CheckedShard:
 def check_shard(path: Path) -> CheckedShard:
     """Read a whole shard and compare it with its index; raises `DataError` naming the file and the clip."""
     index, index_data = load_index(index_path(path))
-    hashed = hashlib.sha256()
+    hashed, trailer = hashlib.sha256(), b""
+    offsets = index.rows["record_offset"].tolist()
+    sizes, checksums = index.rows["record_bytes"].tolist(), index.rows["record_checksum"].tolist()
     try:
-        with path.open("rb") as file:
-            for key, row in zip(index.keys, index.rows, strict=True):
-                record = file.read(int(row["record_bytes"]))
-                if xxhash.xxh3_64_intdigest(record) != row["record_checksum"]:
-                    raise DataError(f"{path}: clip {key!r} is damaged or cut off; {REMEDY}")
-                hashed.update(record)
-            trailer = file.read(len(TRAILER) + 1)
+        for numbers, block in read_blocks(path, index):
+            hashed.update(block)
+            for i in numbers:
+                first = offsets[i] - offsets[numbers.start]
+                if xxhash.xxh3_64_intdigest(block[first : first + sizes[i]]) != checksums[i]:
+                    raise DataError(f"{path}: clip {index.keys[i]!r} is damaged or cut off; {REMEDY}")
+            if not numbers:
+                trailer = bytes(block[: len(TRAILER) + 1])
+                break
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if trailer != TRAILER:
         raise DataError(f"{path}: all clips are whole, but the end of the tar is damaged; {REMEDY}")
-    hashed.update(trailer)
     entry = ShardEntry(
         name=path.name,
         split=path.name.partition("-")[0],

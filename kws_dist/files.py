@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,9 +42,14 @@ def commit(file: BinaryIO, path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file so that a crash leaves the old one or the new one."""
-    with temporary(path).open("wb") as file:
-        file.write(data)
-        commit(file, path)
+    try:
+        with temporary(path).open("wb") as file:
+            file.write(data)
+            commit(file, path)
+    except OSError as error:  # writing does not say to what
+        with suppress(OSError):
+            temporary(path).unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

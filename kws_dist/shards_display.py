@@ -111,7 +111,11 @@ def print_listing(console: Console, source: Source) -> None:
     if parts:
         console.print(", ".join(parts))
     if conversions.get("speakers", 0) is None:
-        console.print("speakers are not known, so a voice may be in several splits: --speaker_from finds them")
+        console.print(
+            "speakers are not known, so a voice may be in several splits: --speaker_from finds them", soft_wrap=True
+        )
+    if leaked := source.provenance.get("speakers_in_several_splits"):
+        console.print(f"speakers in more than one split: {leaked}", style="yellow", soft_wrap=True)
 
 
 def print_plan(console: Console, source: Source) -> None:

@@ -14,9 +14,9 @@ from kws_dist.corpus.resample import resample
 from kws_dist.corpus.wav import HEAD_BYTES, WavForm, is_clip_form, is_wav, pcm_of_wav, wav_form
 from kws_dist.errors import ClipError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
+SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 """Names of files that are taken for recordings."""
-UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm")
+UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".3ga", ".amr", ".wma", ".webm")
 """Names of recordings that libsndfile does not read."""
 _MAX_DECODED = 1 << 23  # samples at once, before or after resampling; with their spectrum they take some 300 MB
 _FULL_SCALE = 32_768.0

@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Callable
 from functools import partial
+from shlex import quote
 from typing import IO
 
 from kws_dist.corpus.audio import UNREADABLE_SUFFIXES, AudioForm, audio_form
@@ -28,8 +29,10 @@ def look_through(
             return None
         if suffix_of(name) in UNREADABLE_SUFFIXES:
             file = posixpath.basename(name)
-            stem = posixpath.splitext(file)[0]
-            faults[name] = f"{suffix_of(name)} files are not read; convert it, e.g. ffmpeg -i {file} {stem}.wav"
+            wav = posixpath.splitext(file)[0] + ".wav"
+            faults[name] = (
+                f"{suffix_of(name)} files are not read; convert it, e.g. ffmpeg -i {quote(file)} {quote(wav)}"
+            )
             return None
         return partial(examine, name)
 

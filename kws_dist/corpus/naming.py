@@ -13,7 +13,7 @@ from kws_dist.errors import UsageError
 MAX_WORD_CHARACTERS = 64
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _OTHER = re.compile(r"[^A-Za-z0-9_/-]")
-_LONGEST = 90  # characters, so that a name in a tar header has room for more
+_LONGEST = 56  # characters: with a hash, a place and a suffix it is to fit into the 100 of a tar header
 
 Part = tuple[str, float, float | None]
 """The name of a recording, and from which second to which it is meant; from 0.0 to None it is all of it."""

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 from kws_dist.errors import DataError
 
 _PREFIX, _SUFFIX = ".spool-", ".tmp"
+_SETTLED_S = 60.0  # after this a process on another machine has locked its file
 
 
 class Spool:
-    """Members by name; can be pickled while it is filled. A spool that a killed process left is removed."""
+    """Members by name. A spool that a killed process left is removed."""
 
     def __init__(self) -> None:
         self._path = Path()
@@ -27,15 +29,17 @@ class Spool:
 
         Raises `DataError` before anything is written when the disk has not the room, or when it is full after all.
         """
-        _remove_abandoned(folder)
+        remove_abandoned(folder)
         _check_room(folder, expected_bytes)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX, suffix=_SUFFIX, buffering=0) as file:
+        prefix = f"{_PREFIX}{os.uname().nodename}-{os.getpid()}-"
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, suffix=_SUFFIX, buffering=0) as file:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._path, self._place = Path(file.name), {}
+            path = Path(file.name)
+            self._path, self._place = path, {}
             end = 0
             for name, content in members:
-                _write(file, content, self._path)
+                _write(file, content, path)
                 self._place[name] = (end, len(content))
                 end += len(content)
             yield
@@ -65,8 +69,24 @@ def _check_room(folder: Path, expected_bytes: int) -> None:
         )
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
+    """Remove the spools of processes that were killed."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
-            path.unlink()
+        with suppress(OSError, ValueError):
+            if _may_be_new(path):
+                continue
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+                path.unlink()
+
+
+def _may_be_new(path: Path) -> bool:
+    """Whether the process that made the file may not have come to locking it yet."""
+    host, pid, _ = path.name.removeprefix(_PREFIX).rsplit("-", 2)
+    if host != os.uname().nodename:
+        return time.time() - path.stat().st_mtime < _SETTLED_S
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True

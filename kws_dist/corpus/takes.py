@@ -8,7 +8,7 @@ from typing import Any
 from kws_dist.corpus.audio import AudioForm
 from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SAMPLE_RATE_HZ, SILENCE_WORD, UNKNOWN_WORD, Clip, Rejected
 from kws_dist.corpus.container import Container
-from kws_dist.corpus.naming import Part, keys_of_parts, word_of
+from kws_dist.corpus.naming import Part, fault_of_word, keys_of_parts, word_of
 from kws_dist.corpus.recordings import LONG_REMEDY, Long, Recordings, Span, noise_spans, seconds_of, spans_of
 from kws_dist.corpus.splits import DEFAULT_SHARES, Spoken, assign_splits, check_splits, parse_shares
 from kws_dist.errors import UsageError
@@ -65,6 +65,9 @@ def recordings_of(
     """
     if not 0 < wishes.clip_seconds < 3600:
         raise UsageError(f"--clip_seconds {wishes.clip_seconds:g}: not a length for a clip; the usual one is 1.0")
+    takes, too_long = _decodable(takes, wishes.long)
+    rejected = [*rejected, *too_long]
+    _check_words_left(wishes, {take.word for take in takes}, rejected)
     words = _vocabulary(wishes, {take.word for take in takes} - {NOISE_WORD})
     chosen = [take for take in takes if take.word in words or take.word == NOISE_WORD]
     split_of, rule = _splits(chosen, wishes)
@@ -80,6 +83,31 @@ def recordings_of(
     }
     clip_samples = round(wishes.clip_seconds * SAMPLE_RATE_HZ)
     return Recordings(container, words, clips, clip_samples=clip_samples, rejected=rejected, about=facts)
+
+
+def _decodable(takes: Sequence[Take], long: Long) -> tuple[list[Take], list[Rejected]]:
+    """Leave out what would have to be decoded whole, to find where it is loudest, and is too long for that."""
+    kept, rejected = list[Take](), list[Rejected]()
+    for take in takes:
+        seconds, most_s = seconds_of(take.form, take.start_s, take.end_s), take.form.most_seconds
+        if long == "crop" and take.word != NOISE_WORD and seconds > most_s:
+            reason = f"it lasts {seconds:,.0f} s; cut it into recordings of {most_s:,.0f} s, or pass --long window"
+            rejected.append(Rejected(name=take.name, reason=reason, word=take.word, split=take.split))
+        else:
+            kept.append(take)
+    return kept, rejected
+
+
+def _check_words_left(wishes: Wishes, there: set[str], rejected: Sequence[Rejected]) -> None:
+    """Raise `UsageError` for a word of which nothing can be used, rather than do without it in silence."""
+    wanted = [word_of(word) for word in wishes.words] if wishes.words is not None else None
+    for row in sorted(rejected, key=lambda row: row.name):
+        is_word = row.word and fault_of_word(row.word) is None
+        if is_word and row.word not in there and (wanted is None or row.word in wanted):
+            raise UsageError(
+                f"{wishes.where}: no recording of {row.word!r} can be used, e.g. {row.name}: {row.reason}; mend them,"
+                " or name the words to use by --words"
+            )
 
 
 def _vocabulary(wishes: Wishes, there: set[str]) -> tuple[str, ...]:

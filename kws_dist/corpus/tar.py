@@ -50,7 +50,8 @@ class TarArchive:
                 raise DataError(f"{self.path}: more than {MAX_MEMBERS:,} members")
             listing.size_bytes[name] = member.size
             if (examine := look(name)) is not None:
-                examine(cast(IO[bytes], _Unwound(_opened(tar, member), member.size)))
+                with self._damage_named():
+                    examine(cast(IO[bytes], _Unwound(_opened(tar, member), member.size)))
         self._size_bytes = listing.size_bytes
         return listing
 
@@ -86,20 +87,26 @@ class TarArchive:
             raise DataError(f"{self.path}: {min(left)!r} is no longer in it; run the same command again")
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
+        # "r|" never seeks back, so no size in a header can send the reader round in circles.
+        with (
+            self._damage_named(),
+            _unzipped(self.path) as plain,
+            tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar,
+        ):
+            while (member := tar.next()) is not None:
+                name = self._checked_name(member)
+                if member.isreg():
+                    yield name, member, tar
+                # tarfile remembers every member, 1 kB each, and every global header; a stream has no use for them.
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
+                tar.pax_headers = {}
+            while plain.read(1 << 20):
+                pass  # up to the end, where gzip keeps the checksum of everything before
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
         try:
-            # "r|" never seeks back, so no size in a header can send the reader round in circles.
-            with (
-                _unzipped(self.path) as plain,
-                tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar,
-            ):
-                while (member := tar.next()) is not None:
-                    name = self._checked_name(member)
-                    if member.isreg():
-                        yield name, member, tar
-                    # tarfile remembers every member, 1 kB each, which a stream has no use for.
-                    tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-                while plain.read(1 << 20):
-                    pass  # up to the end, where gzip keeps the checksum of everything before
+            yield
         except _DAMAGED as error:
             raise DataError(
                 f"{self.path}: not a complete .tar.gz archive ({str(error) or 'it ends too early'}); "
@@ -123,7 +130,8 @@ class TarArchive:
         return str(PurePosixPath(member.name))
 
     def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-        content = _opened(tar, member).read()
+        with self._damage_named():
+            content = _opened(tar, member).read()
         if len(content) != member.size:
             raise DataError(f"{self.path}: member {member.name!r} is cut off")
         return content
@@ -154,7 +162,13 @@ class _StrictTarInfo(tarfile.TarInfo):
         header = super().frombuf(buf, encoding, errors)
         if header.size < 0 or (header.type in _EXTENSION_TYPES and header.size > _MAX_LONG_NAME_BYTES):
             raise tarfile.ReadError(f"a header claims {header.size} bytes")
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"member {header.name!r} is a sparse file")
         return header
+
+    def _proc_gnusparse_10(self, *_: Any) -> None:
+        # Its map lies in the data, of any length, and tarfile would hold all of it.
+        raise tarfile.ReadError(f"member {self.name!r} is a sparse file")
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

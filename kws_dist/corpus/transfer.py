@@ -16,6 +16,7 @@ from typing import IO
 import requests
 from urllib3.exceptions import HTTPError
 
+from kws_dist.corpus.container import printable
 from kws_dist.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -109,7 +110,7 @@ class Transfer:
     def _first_byte(self, response: requests.Response, asked: int) -> int | None:
         """Return the byte that the answer begins with; None if the server makes nothing of the range asked for."""
         status = response.status_code
-        refusal = f"the server answers {status} {response.reason}"
+        refusal = f"the server answers {status} {printable(response.reason or '')}"
         if status in _ASK_AGAIN_LATER:
             raise _BrokenError(refusal)
         if status != 200 and not (asked and status in (206, 416)):

@@ -60,7 +60,9 @@ class DatasetMeta:
     def to_json(self) -> bytes:
         """Return the content of the file, which ends with a checksum of all the rest."""
         fields = self.to_dict()
-        return (json.dumps(fields | {_CHECKSUM: _hash(fields)}, indent=1, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(fields | {_CHECKSUM: _hash(fields)}, indent=1, ensure_ascii=False) + "\n").encode(
+            errors="backslashreplace"
+        )
 
 
 def contents(shards: Iterable[tuple[str, ShardIndex]], words: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _digest(rows: list[tuple[str, str, str, int]]) -> str:
 def pack_rejected(rows: Iterable[Rejected]) -> bytes:
     """Return the content of `rejected.jsonl`: a line of JSON for every recording left out, sorted, each once."""
     lines = {json.dumps(asdict(row), ensure_ascii=False) for row in rows}
-    return "".join(f"{line}\n" for line in sorted(lines)).encode()
+    return "".join(f"{line}\n" for line in sorted(lines)).encode(errors="backslashreplace")
 
 
 def load_meta(path: Path) -> DatasetMeta:

@@ -65,7 +65,7 @@ def begin(out: Path, wanted: Unfinished) -> Unfinished:
     own = path.with_name(f"{UNFINISHED_NAME}.{os.uname().nodename}-{os.getpid()}.tmp")
     try:
         with own.open("wb") as file:
-            file.write(json.dumps(asdict(wanted), ensure_ascii=False).encode())
+            file.write(json.dumps(asdict(wanted), ensure_ascii=True).encode())
             file.flush()
             os.fsync(file.fileno())
         path.hardlink_to(own)  # of several jobs that begin together, one is the first

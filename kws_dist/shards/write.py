@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, SPLITS, Rejected, Source
+from kws_dist.corpus.spool import remove_abandoned
 from kws_dist.errors import DataError, UsageError
 from kws_dist.files import locked, write_whole
 from kws_dist.shards.check import CheckedShard, check_shard
@@ -195,6 +196,7 @@ def _finish(
     if not _is_described(out, meta):
         write_whole(out / META_NAME, meta.to_json())
     end(out)
+    remove_abandoned(out)
     return meta, rejected
 
 

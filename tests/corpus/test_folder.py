@@ -1,12 +1,14 @@
 """What `open_folder` promises about a user's own recordings, however they were put into folders."""
 
 import gzip
+import io
 import pickle
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from own_recordings import encoded, sine, word_files, zipped
 from tiny_corpus import pack, read_all, tone, unpack, wav_file
 
@@ -14,6 +16,8 @@ from kws_dist.corpus.clip import NOISE_WORD, Clip
 from kws_dist.corpus.folder import open_folder
 from kws_dist.corpus.recordings import Recordings
 from kws_dist.errors import ClipError, DataError, UsageError
+from kws_dist.shards.plan import make_plan
+from kws_dist.shards.write import write_dataset
 
 SOUND = wav_file(tone(1))
 SECOND = tone(2, n_samples=16_000)
@@ -342,3 +346,34 @@ def test_keys_that_would_be_the_same_are_kept_apart(tmp_path: Path) -> None:
 def test_a_clip_length_that_is_none_names_the_flag(tmp_path: Path, seconds: float) -> None:
     with pytest.raises(UsageError, match="--clip_seconds"):
         folder(tmp_path, word_files(), clip_seconds=seconds)
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_an_archive_that_is_cut_anywhere_is_one_sentence(tmp_path: Path, tenths: int) -> None:
+    archive = pack(tmp_path / "a.tar.gz", word_files())
+    data = archive.read_bytes()
+    archive.write_bytes(data[: len(data) * tenths // 10])
+    with pytest.raises(DataError, match=r"a\.tar\.gz: not a complete \.tar\.gz archive"):
+        open_folder(archive)
+
+
+def test_names_of_any_length_have_keys_that_fit_into_a_shard(tmp_path: Path) -> None:
+    long = [f"yes/{'Aufnahme von Tante Erika ' * 8}({i}).wav" for i in range(3)] + [f"yes/{'x' * 200}.wav"]
+    source = folder(tmp_path, word_files() | {name: wav_file(tone(90 + i)) for i, name in enumerate(long)})
+    plan = make_plan(source, shard_clips=100, seed=0)
+    written = write_dataset(source, plan, tmp_path / "out", task="", command=[])
+    assert sum(written.meta.clips.values()) == len(word_files()) + 4
+
+
+def test_a_word_of_which_nothing_can_be_used_is_an_error_and_not_a_smaller_vocabulary(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no recording of 'stop' can be used, e\.g\. stop/1\.m4a"):
+        folder(tmp_path, word_files() | {"stop/1.m4a": b"...."})
+
+
+def test_a_recording_that_is_too_long_to_search_is_left_out_before_the_splits_are_made(tmp_path: Path) -> None:
+    hour = io.BytesIO()
+    soundfile.write(hour, np.zeros(3600 * 16_000, np.int16), 16_000, format="FLAC")
+    source = folder(tmp_path, word_files() | {"yes/hour.flac": hour.getvalue()})
+    assert [(row.name, row.reason) for row in source.rejected] == [
+        ("yes/hour.flac", "it lasts 3,600 s; cut it into recordings of 524 s, or pass --long window")
+    ]

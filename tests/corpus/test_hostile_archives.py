@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -251,3 +253,27 @@ def test_audio_of_another_kind_is_an_error_naming_the_member_and_the_fault(
 def test_a_damaged_wav_gives_samples_or_a_data_error(bit: int, cut: int) -> None:
     with suppress(DataError):
         assert samples_of_wav(flipped(SOUND, bit)[:cut], "x").dtype == np.int16
+
+
+SPARSE_MAP = """
+import resource, sys
+from pathlib import Path
+from kws_dist.corpus.tar import TarArchive
+from kws_dist.errors import DataError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    TarArchive(Path(sys.argv[1])).scan()
+except DataError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_the_map_of_a_sparse_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": EVIL, "GNU.sparse.realsize": "9"}
+    data = b"4000000\n" + b"0\n1\n" * 4_000_000
+    archive = pack(tmp_path / "a.tar.gz", CONTENT, [(member(pax_headers=headers), data)])
+    told = subprocess.run([sys.executable, "-c", SPARSE_MAP, archive], capture_output=True, text=True, check=True)
+    says, grown_mib = told.stdout.splitlines()
+    assert "is a sparse file" in says
+    assert int(grown_mib) < 32

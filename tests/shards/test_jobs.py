@@ -218,12 +218,26 @@ def test_a_worker_that_is_killed_is_an_error_that_says_so(tiny_archive: Path, tm
 
 def test_ctrl_c_ends_all_processes_and_leaves_nothing_half_written(tiny_archive: Path, tmp_path: Path) -> None:
     with slow_job(tiny_archive, tmp_path) as (child, pids):
-        for pid in (child.pid, *pids):  # as a terminal does
-            os.kill(pid, signal.SIGINT)
+        for _ in range(3):  # pressed again and again
+            for pid in (child.pid, *pids):  # as a terminal does
+                os.kill(pid, signal.SIGINT)
         _, error = child.communicate(timeout=30)
     assert "KeyboardInterrupt" in error
     assert not any(alive(pid) for pid in pids)
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_what_a_killed_job_left_behind_is_removed(tiny_archive: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    out = shards_of(tiny_archive, tmp_path / "out")
+    left = out / f".spool-{os.uname().nodename}-{ended.pid}-abcdef.tmp"
+    living = out / f".spool-{os.uname().nodename}-{os.getpid()}-abcdef.tmp"
+    left.write_bytes(b"audio")
+    living.write_bytes(b"audio")
+    shards_of(tiny_archive, out)
+    assert not left.exists()
+    assert living.exists()
 
 
 def test_no_worker_outlives_a_killed_parent(tiny_archive: Path, tmp_path: Path) -> None:

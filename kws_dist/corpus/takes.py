@@ -139,8 +139,27 @@ def _splits(takes: Sequence[Take], wishes: Wishes) -> tuple[dict[Part, str], dic
     else:
         shares = wishes.split or DEFAULT_SHARES
         split_of = assign_splits(spoken, parse_shares(shares), wishes.speakers_from)
+        _check_overlaps([take for take in takes if take.word != NOISE_WORD], split_of, wishes)
         rule = {"split_rule": shares, "speakers_in_several_splits": 0}
     return {_part(take): split_of.get(_text(take), NOISE_SPLIT) for take in takes}, rule
+
+
+def _check_overlaps(takes: Sequence[Take], split_of: Mapping[str, str], wishes: Wishes) -> None:
+    """Raise `UsageError` where the same stretch of a recording would be in two splits."""
+    before, last_s = None, 0.0  # the part of the same file that ends last so far
+    for take in sorted(takes, key=lambda take: (take.name, take.start_s)):
+        end_s = take.start_s + seconds_of(take.form, take.start_s, take.end_s)
+        if before is None or before.name != take.name:
+            before, last_s = take, end_s
+            continue
+        if take.start_s < last_s and split_of[_text(take)] != split_of[_text(before)]:
+            raise UsageError(
+                f"{wishes.where}: parts of {take.name} overlap, such as those from {before.start_s:g} s and from"
+                f" {take.start_s:g} s, and would be in {split_of[_text(before)]} and {split_of[_text(take)]}; give the"
+                f" recording a speaker, name the splits, or pass --split 100/0/0"
+            )
+        if end_s > last_s:
+            before, last_s = take, end_s
 
 
 def _spans(takes: Sequence[Take], wishes: Wishes) -> list[list[Span]]:

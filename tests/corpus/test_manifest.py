@@ -252,6 +252,17 @@ def test_many_parts_of_a_file_have_keys_of_their_own_and_a_pipe_is_not_waited_fo
     (tmp_path / "list.csv").write_text("path,word,start,end\n" + parts)
     os.mkfifo(tmp_path / "pipe.wav")  # opening it would wait for ever
     (tmp_path / "list.csv").open("a").write("pipe.wav,yes,,\n")
-    source = open_manifest(tmp_path / "list.csv")
+    source = open_manifest(tmp_path / "list.csv", split="100/0/0")
     assert len({clip.key for clip in source.clips}) == 2000
     assert reasons(source) == {"list.csv:2002": "it is not a plain file"}
+
+
+def test_parts_that_overlap_are_never_in_two_splits(tmp_path: Path) -> None:
+    rows = "".join(f"long/session.wav,yes,{0.1 * i:.1f},{0.1 * i + 0.5:.1f}\n" for i in range(12))
+    with pytest.raises(
+        UsageError, match=r"parts of long/session\.wav overlap, such as those from .* give the recording"
+    ):
+        csv_list(tmp_path, f"path,word,start,end\n{rows}")
+    apart = "".join(f"long/session.wav,yes,{0.2 * i:.1f},{0.2 * i + 0.2:.1f}\n" for i in range(10))
+    assert len(csv_list(tmp_path, f"path,word,start,end\n{apart}").clips) == 10
+    assert len(csv_list(tmp_path, f"path,word,start,end\n{rows}", split="100/0/0").clips) == 12

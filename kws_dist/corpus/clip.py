@@ -43,7 +43,8 @@ class Rejected:
     """A recording that was left out, as `rejected.jsonl` lists it."""
 
     name: str
-    """Where it is in the source: a path inside the folder or archive, or a line of a manifest."""
+    """Where it is in the source: a path inside the folder or archive, or a line of a manifest; of what turned out to be
+    unusable only when it was read, the key of the clip."""
     reason: str
     """What is wrong with it, as the end of a sentence that begins with its name."""
     word: str = ""

@@ -5,7 +5,6 @@ against the index, so nothing damaged is ever trained on in silence.
 """
 
 import os
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,24 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kws_dist.errors import DataError, UsageError
+from kws_dist.data.clip_reader import ClipPolicy, Ints, fit, refuse_long, select
+from kws_dist.errors import DataError
 from kws_dist.shards.read import Rows, pcm_of, verify_record
 
-Ints = NDArray[np.int64]
-Residency = Literal["auto", "device", "host"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipPolicy:
-    """What to do with clips that are not just as long as the model expects, or that are damaged."""
-
-    clip_samples: int
-    pad: Literal["end", "center"] = "end"
-    """Where zeros go in a shorter clip: all behind it, or half on each side."""
-    long: Literal["error", "start", "center"] = "error"
-    """A longer clip is refused, or this part of it is kept."""
-    on_bad_clip: Literal["error", "skip"] = "error"
-    """A damaged clip ends the run, or is left out and counted."""
+Residency = Literal["auto", "device", "host", "stream"]
 
 
 class Store(Protocol):
@@ -39,14 +25,23 @@ class Store(Protocol):
 
     rows: Rows
     skipped_keys: list[str]
+    """Damaged clips that were left out."""
+    on_device: bool
+    """Whether clip numbers are best given as a tensor on the device; else they are given as a numpy array."""
 
-    def gather(self, clip: Ints) -> Tensor:
+    def at_step(self, step: int) -> None:
+        """Hear that batches of this optimizer step are about to be gathered."""
+        ...
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
         """Return the int16 PCM `(B, clip_samples)` of the clips `(B,)` on the device."""
         ...
 
 
 class DeviceStore:
     """All clips as one int16 tensor in device memory: Speech Commands v2 takes 3.4 GB."""
+
+    on_device = True
 
     def __init__(self, rows: Rows, policy: ClipPolicy, device: torch.device) -> None:
         reader = _ShardReader(rows, policy)
@@ -56,25 +51,33 @@ class DeviceStore:
             reader.read_into(clip, pcm[clip])
         self._pcm = torch.from_numpy(pcm).to(device)
 
-    def gather(self, clip: Ints) -> Tensor:
+    def at_step(self, step: int) -> None:
+        """Do nothing: every clip is there at any time."""
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
         """Return the int16 PCM `(B, clip_samples)` of the clips `(B,)`."""
-        return self._pcm.index_select(0, torch.from_numpy(clip).to(self._pcm.device, non_blocking=True))
+        return self._pcm.index_select(0, torch.as_tensor(clip).to(self._pcm.device, non_blocking=True))
 
 
 class HostStore:
     """Memory-mapped shards: the operating system keeps in memory what fits, and each batch is copied over."""
+
+    on_device = False
 
     def __init__(self, rows: Rows, policy: ClipPolicy, device: torch.device) -> None:
         self._reader = _ShardReader(rows, policy)
         self.rows, self.skipped_keys = self._reader.rows, self._reader.skipped_keys
         self._clip_samples, self._device = policy.clip_samples, device
 
-    def gather(self, clip: Ints) -> Tensor:
-        """Return the int16 PCM `(B, clip_samples)` of the clips `(B,)`."""
+    def at_step(self, step: int) -> None:
+        """Do nothing: every clip is there at any time."""
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
+        """Return the int16 PCM `(B, clip_samples)` of the clips `(B,)`; a tensor must be on the CPU."""
         # torch keeps freed pinned buffers and hands one out again only when its copy is done.
         pinned = self._device.type == "cuda"
         pcm = torch.zeros(len(clip), self._clip_samples, dtype=torch.int16, pin_memory=pinned)
-        for out, number in zip(pcm.numpy(), clip, strict=True):
+        for out, number in zip(pcm.numpy(), np.asarray(clip), strict=True):
             self._reader.read_into(int(number), out)
         return pcm.to(self._device, non_blocking=True)
 
@@ -118,22 +121,15 @@ class _ShardReader:
         if skip:
             self._skip_damaged()
         self._verified = np.zeros(len(self.rows), bool)
-        self._refuse_long()
+        refuse_long(self.rows, policy)
 
     def disk_order(self) -> Ints:
         """Return all clip numbers in the order in which they lie on disk."""
         return np.lexsort((self.rows.record_offset, self.rows.shard))
 
     def read_into(self, clip: int, out: NDArray[np.int16]) -> None:
-        """Copy the samples of a clip into the zeroed row `out` `(clip_samples,)`, padded or cropped by the policy."""
-        pcm = self._samples(clip)
-        room = len(out) - len(pcm)
-        if room >= 0:
-            first = room // 2 if self._policy.pad == "center" else 0
-            out[first : first + len(pcm)] = pcm
-        else:
-            first = -room // 2 if self._policy.long == "center" else 0
-            out[:] = pcm[first : first + len(out)]
+        """Copy the samples of a clip into the row `out` `(clip_samples,)`, padded or cropped by the policy."""
+        fit(out, self._samples(clip), self._policy)
 
     def _samples(self, clip: int) -> NDArray[np.int16]:
         rows = self.rows
@@ -153,16 +149,7 @@ class _ShardReader:
             except DataError:
                 self.skipped_keys.append(self.rows.keys[clip])
         if self.skipped_keys:
-            self.rows = _select(self.rows, np.flatnonzero(self._verified))
-
-    def _refuse_long(self) -> None:
-        over = np.flatnonzero(self.rows.n_samples > self._policy.clip_samples)
-        if len(over) and self._policy.long == "error":
-            raise UsageError(
-                f"{len(over)} clips, the first {self.rows.keys[over[0]]!r}, are longer than the model's"
-                f" {self._policy.clip_samples} samples: pass --data.long start or center to crop them,"
-                " or a larger --data.clip_seconds"
-            )
+            self.rows = select(self.rows, np.flatnonzero(self._verified))
 
 
 def _map(path: Path, *, may_be_missing: bool) -> memoryview:
@@ -174,13 +161,3 @@ def _map(path: Path, *, may_be_missing: bool) -> memoryview:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): check the disk, or make the shards again"
         ) from error
-
-
-def _select(rows: Rows, keep: Ints) -> Rows:
-    """Return only the rows `keep`; shard paths and codec are common to all."""
-    changed = {}
-    for field in fields(rows):
-        column = getattr(rows, field.name)
-        if field.name not in ("shard_paths", "codec"):
-            changed[field.name] = [column[i] for i in keep] if isinstance(column, list) else column[keep]
-    return replace(rows, **changed)

@@ -56,6 +56,11 @@ def uniforms(seed: int, purpose: int, draws: torch.Tensor, count: int) -> torch.
     return unit(mix(per_draw[:, None] + columns[None, :]))
 
 
+def below(key: int, counters: Ints, size: "int | Ints") -> Ints:
+    """Return for each of the int64 `counters` a number in [0, size), equally likely; size up to 2^31."""
+    return ((mixed_with(key, counters) >> 33) & ((1 << 31) - 1)) * size >> 31
+
+
 def _signed(x: int) -> int:
     x &= (1 << 64) - 1
     return x - (1 << 64) if x >> 63 else x

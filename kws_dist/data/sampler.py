@@ -5,9 +5,10 @@ t and the data, and on nothing else: not on the rank, the number of ranks, the a
 before. So any number of GPUs sees the same sequence, seeking is free, and the whole state is one integer.
 
 Order within a pass comes from a keyed permutation (`permutation.py`), which needs no memory, where a shuffled
-list would.
+list would. Draw numbers may be numpy arrays or tensors on any device; the draws are the same and of the same kind.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,25 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kws_dist import keyed
-from kws_dist.data.permutation import permute
+from kws_dist.data.arrays import Tables, appearance_ranks, as_weights, distinct, filled
+from kws_dist.data.batch_slice import BatchSlice as BatchSlice
+from kws_dist.data.permutation import Ranges, permute
+from kws_dist.data.quota import block_quota, class_shares
+from kws_dist.data.torch_sampler import EpochSampler
 from kws_dist.errors import UsageError
 
 Ints = NDArray[np.int64]
 
-_SLOT, _PASS, _EPOCH = 1001, 1002, 1003  # what a key is for; none is an augmentation's `Purpose`
-_BALANCE_TOLERANCE = 1e-9
+ORDER_VERSION = 2
+"""Changes whenever the same settings come to mean other draws, so that no run goes on with those of another."""
+
+_SLOT, _PASS, _EPOCH, _PARTNER = 1001, 1002, 1003, 1004  # what a key is for; none is an augmentation's `Purpose`
 
 
 @dataclass(frozen=True)
 class Draws:
-    """A stretch of draws: what is drawn, and whether it counts."""
+    """A stretch of draws: what is drawn, and whether it counts. Numpy arrays, or tensors on one device."""
 
-    t: Ints
-    """`(B,)` draw numbers."""
-    clip: Ints
-    """`(B,)` row of the clip, in key order."""
-    weight: NDArray[np.float32]
-    """`(B,)` 1 for a real draw, 0 for padding behind the end of an exactly-once epoch."""
+    t: Any
+    """`(B,)` int64 draw numbers."""
+    clip: Any
+    """`(B,)` int64 row of the clip, in key order."""
+    weight: Any
+    """`(B,)` float32: 1 for a real draw, 0 for padding behind the end of an exactly-once epoch."""
 
 
 class Sampler(Protocol):
@@ -41,8 +48,12 @@ class Sampler(Protocol):
 
     steps_per_epoch: int
 
-    def draws(self, t: Ints) -> Draws:
+    def draws(self, t: Any) -> Draws:
         """Return what is drawn at each of the draw numbers `t` `(B,)`."""
+        ...
+
+    def partners(self, t: Any) -> Any:
+        """Return the clips `(B,)` that the draws `t` are mixed with, where they are: a second keyed draw of each t."""
         ...
 
     def real_rows(self, step: int) -> int:
@@ -54,42 +65,97 @@ class Sampler(Protocol):
         ...
 
 
-class ClassBalancedDistributedSampler:
+class ClassBalancedDistributedSampler(EpochSampler):
     """An endless sequence of draws with exact class shares, without replacement within each class.
 
     Draws come in blocks of `sum(quota)`; every block holds exactly `quota[c]` draws of class c, in a keyed
-    random order. Within a class the clips come in passes: each clip once a pass, in a keyed random order. So the
-    visits of a class's clips differ by at most 1: balanced at any time, else at the end of each block.
+    random order. Within a class the clips come in passes: each clip once a pass, in a keyed random order. So at any
+    time the visits of a class's clips differ by at most 1.
 
-    `balance` in [0, 1] sets the shares: proportional to n[c]^(1 - balance), 1 balanced, 0 as they occur.
+    `balance` in [0, 1] sets the shares: proportional to n[c]^(1 - balance), 1 balanced, 0 as they occur; `weights`
+    multiplies them, and `max_share` caps them, as for `_unknown_`. To torch this is a sampler, see `EpochSampler`.
     """
 
-    def __init__(self, labels: Ints, *, seed: int, global_batch: int, balance: float = 1.0) -> None:
-        """`labels` `(N,)` in key order, 0..C-1, every class with at least one clip."""
-        counts = np.bincount(labels)
-        if len(labels) == 0 or counts.min() == 0:
-            raise UsageError(f"no clip has label {int(counts.argmin()) if len(labels) else 0}: every word needs one")
-        if not 0.0 <= balance <= 1.0:
-            raise UsageError(f"--data.balance {balance} is outside [0, 1]")
-        self.seed, self.balance, self.global_batch = seed, balance, global_batch
-        self.class_clips = counts.astype(np.int64)
-        self.quota = block_quota(self.class_clips, balance)
-        self.steps_per_epoch = -(-len(labels) // global_batch)
-        self._by_class = np.argsort(labels, kind="stable")
-        self._first_clip = np.cumsum(self.class_clips) - self.class_clips
-        self._slot_end = np.cumsum(self.quota)
+    def __init__(
+        self,
+        labels: Ints,
+        *,
+        global_batch: int,
+        seed: int = 0,
+        balance: float = 1.0,
+        weights: Sequence[float] | None = None,
+        max_share: Sequence[float] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        """`labels` `(N,)` in key order, 0..C-1; `weights` and `max_share` `(C,)`, by default 1.
 
-    def draws(self, t: Ints) -> Draws:
-        """Return the draws `t` `(B,)`: O(1) each, whatever came before."""
-        block, position = np.divmod(t, self._slot_end[-1])
-        slot = permute(position, self._slot_end[-1:].repeat(len(t)), keyed.fold(self.seed, _SLOT), block)
-        label = np.searchsorted(self._slot_end, slot, side="right")
-        # The k-th draw of this class, ever: counted through whole blocks, then within this one.
-        k = block * self.quota[label] + slot - (self._slot_end - self.quota)[label]
-        pass_number, place = np.divmod(k, self.class_clips[label])
+        Every class needs a clip, or the weight 0. `rank`, `world` and `accumulate` matter to torch's loader only.
+        Raises `UsageError` for what cannot be.
+        """
+        super().__init__(BatchSlice(global_batch=global_batch, accumulate=accumulate, rank=rank, world=world))
+        labels = np.asarray(labels, np.int64)
+        classes = max(len(weights) if weights is not None else 0, int(labels.max(initial=-1)) + 1)
+        self.class_clips = np.bincount(labels, minlength=classes).astype(np.int64)
+        self.seed, self.balance, self.global_batch = seed, balance, global_batch
+        self.weights, self.max_share = _per_class(weights, classes), _per_class(max_share, classes)
+        _check(self.class_clips, balance, self.weights, self.max_share)
+        share = class_shares(self.class_clips, balance=balance, weights=self.weights, max_share=self.max_share)
+        self.quota = block_quota(share)
+        self.steps_per_epoch = -(-len(labels) // global_batch)
+        self._block_draws = int(self.quota.sum())
+        self._tables = self._make_tables(labels)
+        self._even = self.quota.max() == 1
+
+    def _make_tables(self, labels: Ints) -> Tables:
+        ranges = Ranges.of(np.maximum(self.class_clips, 1))
+        block = Ranges.of([self._block_draws])
+        return Tables(
+            position=np.arange(self._block_draws),
+            label_of_slot=np.repeat(np.arange(len(self.quota)), self.quota),
+            quota=self.quota,
+            clips=self.class_clips,
+            by_class=np.argsort(labels, kind="stable"),
+            first_clip=np.cumsum(self.class_clips) - self.class_clips,
+            **{f"pass_{name}": array for name, array in vars(ranges).items()},
+            **{f"block_{name}": array for name, array in vars(block).items()},
+        )
+
+    def draws(self, t: Any) -> Draws:
+        """Return the draws `t` `(B,)`, whatever came before: O(1) each, or O(block) for a block that is touched."""
+        tables = self._tables.beside(t)
+        block, position = t // self._block_draws, t % self._block_draws
+        label, k = self._labels(tables, block, position)
+        pass_number, place = k // tables.clips[label], k % tables.clips[label]
+        ranges = Ranges(tables.pass_size, tables.pass_low, tables.pass_high).at(label)
         counter = pass_number * len(self.quota) + label
-        place = permute(place, self.class_clips[label], keyed.fold(self.seed, _PASS), counter)
-        return Draws(t, self._by_class[self._first_clip[label] + place], np.ones(len(t), np.float32))
+        place = permute(place, ranges, keyed.fold(self.seed, _PASS), counter)
+        return Draws(t, tables.by_class[tables.first_clip[label] + place], filled(t, 1.0))
+
+    def _labels(self, tables: Any, block: Any, position: Any) -> tuple[Any, Any]:
+        """Return the class of each draw, and which draw of this class it is, counted from the first ever."""
+        if self._even:
+            label = tables.label_of_slot[self._slot(tables, block, position)]
+            return label, block
+        # Draws of a class are counted as they appear, so that a pass ends before the next begins.
+        touched, row = distinct(block)
+        grid = touched[:, None] + 0 * tables.position, tables.position + 0 * touched[:, None]
+        labels = tables.label_of_slot[self._slot(tables, *(part.reshape(-1) for part in grid))].reshape(grid[0].shape)
+        label = labels[row, position]
+        return label, block * tables.quota[label] + appearance_ranks(labels)[row, position]
+
+    def _slot(self, tables: Any, block: Any, position: Any) -> Any:
+        ranges = Ranges(tables.block_size, tables.block_low, tables.block_high).at(0 * block)
+        return permute(position, ranges, keyed.fold(self.seed, _SLOT), block)
+
+    def partners(self, t: Any) -> Any:
+        """Return the clips `(B,)` that the draws `t` are mixed with: classes by their shares, clips at random."""
+        tables = self._tables.beside(t)
+        slot = keyed.below(keyed.fold(self.seed, _PARTNER, 0), t, self._block_draws)
+        label = tables.label_of_slot[slot]
+        place = keyed.below(keyed.fold(self.seed, _PARTNER, 1), t, tables.clips[label])
+        return tables.by_class[tables.first_clip[label] + place]
 
     def real_rows(self, step: int) -> int:  # noqa: ARG002 - every step is full
         """Return the global batch: this sequence has no end."""
@@ -99,8 +165,11 @@ class ClassBalancedDistributedSampler:
         """Return all that the draws depend on, besides the data."""
         return {
             "kind": "class_balanced",
+            "order_version": ORDER_VERSION,
             "seed": self.seed,
             "balance": self.balance,
+            "weights": self.weights.tolist(),
+            "max_share": self.max_share.tolist(),
             "quota": self.quota.tolist(),
             "global_batch": self.global_batch,
         }
@@ -109,20 +178,34 @@ class ClassBalancedDistributedSampler:
 class ExactlyOnceSampler:
     """Every clip exactly once an epoch; the last global batch is filled with rows of weight 0, never with clips."""
 
-    def __init__(self, clips: int, *, seed: int, global_batch: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, clips: int, *, seed: int, global_batch: int, shuffle: bool = True, order: Ints | None = None
+    ) -> None:
+        """`order` `(clips,)`: in which order to take them where they are not shuffled, by default by number."""
         if clips == 0:
             raise UsageError("there is no clip to draw: this split is empty")
         self.clips, self.seed, self.global_batch, self.shuffle = clips, seed, global_batch, shuffle
         self.steps_per_epoch = -(-clips // global_batch)
+        whole = {f"epoch_{name}": array for name, array in vars(Ranges.of([clips])).items()}
+        self._tables = Tables(**whole, **({} if order is None else {"order": order}))
 
-    def draws(self, t: Ints) -> Draws:
-        """Return the draws `t` `(B,)`; padding rows name clip 0 with weight 0."""
-        epoch, position = np.divmod(t, self.steps_per_epoch * self.global_batch)
+    def draws(self, t: Any) -> Draws:
+        """Return the draws `t` `(B,)`; padding rows name the first clip with weight 0."""
+        padded = self.steps_per_epoch * self.global_batch
+        epoch, position = t // padded, t % padded
         real = position < self.clips
-        clip = np.where(real, position, 0)
+        clip = position * real
+        tables = self._tables.beside(t)
         if self.shuffle:
-            clip = permute(clip, np.full(len(t), self.clips), keyed.fold(self.seed, _EPOCH), epoch)
-        return Draws(t, np.where(real, clip, 0), real.astype(np.float32))
+            ranges = Ranges(tables.epoch_size, tables.epoch_low, tables.epoch_high).at(0 * t)
+            clip = permute(clip, ranges, keyed.fold(self.seed, _EPOCH), epoch)
+        elif hasattr(tables, "order"):
+            clip = tables.order[clip]
+        return Draws(t, clip * real, as_weights(real))
+
+    def partners(self, t: Any) -> Any:
+        """Return the clips `(B,)` that the draws `t` are mixed with: any clip, equally likely."""
+        return keyed.below(keyed.fold(self.seed, _PARTNER), t, self.clips)
 
     def real_rows(self, step: int) -> int:
         """Return the number of real rows of a step: fewer than the global batch only at the end of an epoch."""
@@ -133,6 +216,7 @@ class ExactlyOnceSampler:
         """Return all that the draws depend on, besides the data."""
         return {
             "kind": "exactly_once",
+            "order_version": ORDER_VERSION,
             "seed": self.seed,
             "clips": self.clips,
             "shuffle": self.shuffle,
@@ -140,57 +224,36 @@ class ExactlyOnceSampler:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchSlice:
-    """How one rank cuts its micro-batches out of the global sequence: joined, the ranks' slices are that sequence."""
-
-    global_batch: int
-    accumulate: int = 1
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UsageError(f"--train.accumulate {self.accumulate} should be 1 or more")
-        parts = self.accumulate * self.world
-        if self.global_batch < 1 or self.global_batch % parts:
-            below = max(self.global_batch, 0) // parts * parts
-            choices = ", ".join(str(choice) for choice in (below, below + parts) if choice > 0)
-            raise UsageError(
-                f"--train.global_batch {self.global_batch} does not divide by --train.accumulate {self.accumulate}"
-                f" x {self.world} processes = {parts}: choose a multiple of {parts}, such as {choices}"
-            )
-
-    @property
-    def rows(self) -> int:
-        """Rows of one micro-batch on one rank."""
-        return self.global_batch // (self.accumulate * self.world)
-
-    def draw_numbers(self, step: int, micro_step: int) -> Ints:
-        """Return the `(rows,)` draw numbers of this rank's micro-batch."""
-        first = step * self.global_batch + (micro_step * self.world + self.rank) * self.rows
-        return np.arange(first, first + self.rows, dtype=np.int64)
-
-
-def build_sampler(labels: Ints, *, seed: int, balance: float, global_batch: int) -> Sampler:
-    """Return the sampler of a training run: `balance` 0 is plain exactly-once epochs."""
-    if balance == 0:
+def build_sampler(
+    labels: Ints,
+    *,
+    seed: int,
+    balance: float,
+    global_batch: int,
+    weights: Sequence[float] | None = None,
+    max_share: Sequence[float] | None = None,
+) -> Sampler:
+    """Return the sampler of a training run: `balance` 0, without shares of its own, is plain exactly-once epochs."""
+    plain = all(share is None or min(share) == max(share) == 1 for share in (weights, max_share))
+    if balance == 0 and plain:
         return ExactlyOnceSampler(len(labels), seed=seed, global_batch=global_batch)
-    return ClassBalancedDistributedSampler(labels, seed=seed, balance=balance, global_batch=global_batch)
+    return ClassBalancedDistributedSampler(
+        labels, seed=seed, balance=balance, global_batch=global_batch, weights=weights, max_share=max_share
+    )
 
 
-def block_quota(class_clips: Ints, balance: float) -> Ints:
-    """Return how many draws of each class a block holds: the shortest block that realises the shares.
+def _per_class(values: Sequence[float] | None, classes: int) -> NDArray[np.float64]:
+    return np.ones(classes) if values is None else np.asarray(values, np.float64)
 
-    Balanced, that is one draw of each class. Otherwise the block is as long as the data, and shares are rounded
-    by largest remainder with at least one draw a class.
-    """
-    if balance >= 1.0 - _BALANCE_TOLERANCE:
-        return np.ones(len(class_clips), np.int64)
-    share = class_clips.astype(np.float64) ** (1.0 - balance)
-    exact = share / share.sum() * class_clips.sum()
-    quota = np.maximum(np.floor(exact).astype(np.int64), 1)
-    missing = int(class_clips.sum() - quota.sum())
-    if missing > 0:
-        quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
-    return quota
+
+def _check(class_clips: Ints, balance: float, weights: NDArray[np.float64], max_share: NDArray[np.float64]) -> None:
+    if not 0.0 <= balance <= 1.0:
+        raise UsageError(f"--data.balance {balance} is outside [0, 1]")
+    if not (len(weights) == len(max_share) == len(class_clips)):
+        raise UsageError(f"{len(weights)} weights and {len(max_share)} largest shares for {len(class_clips)} classes")
+    if not (weights >= 0).all() or not (max_share > 0).all():
+        raise UsageError("--data.weights should be 0 or more, and --data.max_share above 0")
+    drawn = weights > 0
+    if not drawn.any() or not class_clips[drawn].all():
+        empty = int(np.flatnonzero(drawn & (class_clips == 0))[0]) if drawn.any() else 0
+        raise UsageError(f"no clip has label {empty}: every word that is to be drawn needs one")

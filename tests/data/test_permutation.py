@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kws_dist import keyed
-from kws_dist.data.permutation import permute
+from kws_dist.data.permutation import Ranges, permute
 
 Ints = NDArray[np.int64]
 
@@ -20,7 +20,7 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 
 def order(size: int, key: int, counter: int = 0) -> Ints:
     """Return a whole permutation of `range(size)`."""
-    return permute(np.arange(size), np.full(size, size), key, np.full(size, counter))
+    return permute(np.arange(size), Ranges.of(np.full(size, size)), key, np.full(size, counter))
 
 
 @given(size=st.integers(1, 3000), key=int64, counter=st.integers(0, 2**62))
@@ -35,20 +35,38 @@ def test_each_element_has_its_own_range_and_depends_on_nothing_beside_it(
     sizes: list[int], key: int, data: st.DataObject
 ) -> None:
     x = np.array([data.draw(st.integers(0, size - 1)) for size in sizes])
-    size, counter = np.array(sizes), np.arange(len(sizes)) * 7
+    ranges, counter = Ranges.of(sizes), np.arange(len(sizes)) * 7
     before = x.copy()
-    together = permute(x, size, key, counter)
-    one_by_one = [permute(x[i : i + 1], size[i : i + 1], key, counter[i : i + 1])[0] for i in range(len(sizes))]
-    assert ((together >= 0) & (together < size)).all()
+    together = permute(x, ranges, key, counter)
+    alone = [np.array([i]) for i in range(len(sizes))]
+    one_by_one = [permute(x[i], ranges.at(i), key, counter[i])[0] for i in alone]
+    assert ((together >= 0) & (together < np.array(sizes))).all()
     np.testing.assert_array_equal(together, one_by_one)
     np.testing.assert_array_equal(x, before)
+
+
+@given(sizes=st.lists(st.integers(1, 2**45), min_size=1, max_size=30), key=int64, data=st.data())
+@settings(deadline=None)
+def test_numpy_and_torch_permute_alike(sizes: list[int], key: int, data: st.DataObject) -> None:
+    x = np.array([data.draw(st.integers(0, size - 1)) for size in sizes])
+    ranges, counter = Ranges.of(sizes), np.arange(len(sizes)) * 7
+    tensors = Ranges(*(torch.from_numpy(part) for part in (ranges.size, ranges.low, ranges.high)))
+    on_torch = permute(torch.from_numpy(x), tensors, key, torch.from_numpy(counter))
+    assert on_torch.tolist() == permute(x, ranges, key, counter).tolist()
+
+
+@given(size=st.integers(1, 2**52))
+def test_two_digits_hold_a_range_and_hardly_more(size: int) -> None:
+    ranges = Ranges.of([size])
+    low, high = int(ranges.low[0]), int(ranges.high[0])
+    assert size <= low * high < size + low
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_all_24_orders_of_4_come_about_equally_often(seed: int) -> None:
     orders = 24 * 200
     x, counter = np.tile(np.arange(4), orders), np.repeat(np.arange(orders), 4)
-    drawn = permute(x, np.full(len(x), 4), keyed.fold(seed, 9), counter).reshape(orders, 4)
+    drawn = permute(x, Ranges.of(np.full(len(x), 4)), keyed.fold(seed, 9), counter).reshape(orders, 4)
     counts = [int((drawn == one).all(axis=1).sum()) for one in itertools.permutations(range(4))]
     chi_square = sum((count - 200) ** 2 / 200 for count in counts)
     assert chi_square < 60  # 23 degrees of freedom: 49.7 is passed once in a thousand

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from kws_dist.data.sampler import (
     Draws,
     ExactlyOnceSampler,
     Sampler,
-    block_quota,
     build_sampler,
 )
 from kws_dist.errors import UsageError
@@ -107,21 +107,35 @@ def test_a_draw_alone_in_any_order_and_at_any_distance_is_the_draw_in_a_batch(
         assert sampler.draws(t[i : i + 1]).clip[0] == batch.clip[i]
 
 
-def bytes_held(sampler: Sampler) -> int:
-    values = vars(sampler).values()
-    return sum(value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value) for value in values)
+def bytes_held(sampler: Any) -> int:
+    values = [value for name, value in vars(sampler).items() if name != "_tables"]
+    return sampler._tables.nbytes + sum(getattr(value, "nbytes", sys.getsizeof(value)) for value in values)
 
 
-def test_memory_is_one_array_as_long_as_the_labels_and_does_not_grow_with_draws() -> None:
-    """P5."""
-    labels = labels_of([3000] * 5)
-    sampler = ClassBalancedDistributedSampler(labels, seed=1, global_batch=100, balance=0.5)
-    before = bytes_held(sampler)
-    assert before < labels.nbytes + 2000
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_memory_is_one_array_as_long_as_the_labels_and_does_not_grow_with_draws(balance: float) -> None:
+    """P5: besides that a block, and a few numbers for each class."""
+    small, large = (
+        ClassBalancedDistributedSampler(labels_of([n] * 5), seed=1, global_batch=100, balance=balance)
+        for n in (3_000, 9_000)
+    )
+    assert bytes_held(large) - bytes_held(small) == 5 * 6_000 * 8
+    assert bytes_held(small) < 5 * 3_000 * 8 + 20 * int(small.quota.sum()) + 5_000
+    before = bytes_held(small)
     for start in (0, 10**6, 10**12):
-        sampler.draws(np.arange(start, start + 100))
-    assert bytes_held(sampler) == before
+        small.draws(np.arange(start, start + 100))
+    assert bytes_held(small) == before
     assert bytes_held(ExactlyOnceSampler(10**9, seed=1, global_batch=100)) < 1000
+
+
+@given(made=samplers(), start=st.integers(0, 10**12), count=st.integers(1, 200))
+@quick
+def test_draws_computed_by_torch_are_those_of_numpy(made: tuple[Sampler, Ints, int], start: int, count: int) -> None:
+    sampler, _, _ = made
+    t = np.arange(start, start + count)
+    on_torch = sampler.draws(torch.from_numpy(t))
+    assert_same(sampler.draws(t), Draws(on_torch.t.numpy(), on_torch.clip.numpy(), on_torch.weight.numpy()))
+    np.testing.assert_array_equal(sampler.partners(t), sampler.partners(torch.from_numpy(t)).numpy())
 
 
 def test_every_batch_holds_each_of_35_words_32_times() -> None:
@@ -146,37 +160,20 @@ def test_every_block_holds_each_class_exactly_its_quota_of_times(
     np.testing.assert_array_equal(np.bincount(drawn, minlength=len(counts)), sampler.quota)
 
 
-@given(counts=class_counts, balance=balances)
-@quick
-def test_quotas_are_the_shares_asked_for_to_within_one_draw(counts: list[int], balance: float) -> None:
-    quota = block_quota(np.array(counts), balance)
-    weights = np.array(counts, float) ** (1 - balance)
-    wanted = weights / weights.sum() * quota.sum()
-    assert quota.min() >= 1
-    # A share of less than one draw is raised to one, at the cost of the others.
-    assert (np.abs(quota - wanted) < 1 + (wanted < 1).sum()).all()
-
-
-def test_without_balance_words_are_drawn_as_they_occur_and_with_it_equally_often() -> None:
-    counts = np.array([10, 200, 790])
-    assert block_quota(counts, 0.0).tolist() == counts.tolist()
-    assert block_quota(counts, 1.0).tolist() == [1, 1, 1]
-    half = block_quota(counts, 0.5)
-    np.testing.assert_allclose(half / half.sum(), np.sqrt(counts) / np.sqrt(counts).sum(), atol=2e-3)
-
-
-@given(counts=class_counts, balance=balances, seed=seeds, length=st.integers(1, 400))
+@given(counts=class_counts, balance=balances, seed=seeds, start=st.integers(0, 10**5), length=st.integers(1, 2000))
 @quick
 def test_within_a_class_the_visits_of_clips_differ_by_at_most_one(
-    counts: list[int], balance: float, seed: int, length: int
+    counts: list[int], balance: float, seed: int, start: int, length: int
 ) -> None:
-    """P7: balanced at any time, else whenever a block ends."""
+    """P7, at any time and for any balance: from the first draw, and from the first draw of any pass."""
     labels = labels_of(counts)
     sampler = ClassBalancedDistributedSampler(labels, seed=seed, global_batch=1, balance=balance)
-    draws = length if balance == 1.0 else length % 8 * int(sampler.quota.sum())
-    visits = np.bincount(sampler.draws(np.arange(draws)).clip, minlength=len(labels))
+    visits = np.bincount(sampler.draws(np.arange(length)).clip, minlength=len(labels))
+    drawn = sampler.draws(np.arange(start, start + length)).clip
     for word in range(len(counts)):
         assert np.ptp(visits[labels == word]) <= 1
+        # In any stretch, a whole pass of the class holds each clip; what is left are an end and a beginning.
+        assert np.ptp(np.bincount(drawn, minlength=len(labels))[labels == word]) <= 2
 
 
 @given(counts=class_counts, seed=seeds, first_block=st.integers(0, 3))
@@ -218,6 +215,13 @@ def test_exactly_once_draws_each_clip_once_an_epoch_on_any_number_of_ranks(
         assert shuffle or real.tolist() == list(range(clips))
 
 
+def test_without_shuffling_clips_come_in_the_order_that_is_asked_for() -> None:
+    order = np.array([3, 0, 4, 1, 2])
+    sampler = ExactlyOnceSampler(5, seed=0, global_batch=4, shuffle=False, order=order)
+    drawn = sampler.draws(np.arange(8))
+    assert drawn.clip[drawn.weight == 1].tolist() == order.tolist()
+
+
 def test_only_the_last_batch_of_an_epoch_is_padded_and_only_at_its_end() -> None:
     sampler = build_sampler(labels_of([5, 6]), seed=0, balance=0.0, global_batch=8)
     assert sampler.steps_per_epoch == 2
@@ -244,6 +248,49 @@ def test_the_order_of_classes_has_no_pattern_from_block_to_block() -> None:
         assert all(abs(count - 400) < 100 for count in Counter(blocks[:, place].tolist()).values())
 
 
+def runs_of(values: Ints) -> int:
+    """Stretches in which values stay on one side of their median."""
+    above = values > np.median(values)
+    return 1 + int((above[1:] != above[:-1]).sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_the_order_within_a_pass_looks_random(seed: int, balance: float) -> None:
+    """Lag correlations, and the Wald-Wolfowitz test of runs, on the clips of a pass in the order they are drawn."""
+    clips = 4000
+    labels = np.arange(clips) // (clips // 2)
+    sampler = build_sampler(labels, seed=seed, balance=balance, global_batch=100)
+    drawn = sampler.draws(np.arange(clips)).clip
+    orders = [drawn] if balance == 0 else [drawn[labels[drawn] == word] for word in (0, 1)]
+    for order in orders:
+        n = len(order)
+        for lag in (1, 2, 3, 10, 100):
+            assert abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) < 4.5 / math.sqrt(n)
+        assert abs(runs_of(order) - (n / 2 + 1)) < 4.5 * math.sqrt(n / 4)
+        assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 4.5 / math.sqrt(n)
+
+
+@given(made=samplers(), start=st.integers(0, 10**9))
+@quick
+def test_a_partner_is_a_clip_like_any_and_a_function_of_its_draw(made: tuple[Sampler, Ints, int], start: int) -> None:
+    sampler, labels, _ = made
+    t = np.arange(start, start + 30)
+    partners = sampler.partners(t)
+    assert ((partners >= 0) & (partners < len(labels))).all()
+    assert sampler.partners(t[7:8])[0] == partners[7]
+
+
+def test_partners_have_the_shares_of_the_classes_and_miss_no_clip() -> None:
+    labels = labels_of([10, 90])
+    for balance, share in ((0.0, 0.1), (1.0, 0.5)):
+        sampler = build_sampler(labels, seed=0, balance=balance, global_batch=10)
+        drawn, partners = sampler.draws(np.arange(20_000)), sampler.partners(np.arange(20_000))
+        assert abs((labels[partners] == 0).mean() - share) < 0.015
+        assert len(set(partners.tolist())) == 100
+        assert (drawn.clip == partners).mean() < 0.1
+
+
 def settings_of(**changed: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"counts": [9, 20], "seed": 1, "balance": 0.5, "global_batch": 8} | changed
     return build_sampler(labels_of(arguments.pop("counts")), **arguments).settings()
@@ -254,7 +301,8 @@ def test_settings_differ_when_the_draws_would_and_survive_json(balance: float) -
     """P9: a run resumes only if these and the digest of the data are equal."""
     same = settings_of(balance=balance)
     assert json.loads(json.dumps(same)) == same == settings_of(balance=balance)
-    for change in ({"seed": 2}, {"balance": 0.7}, {"global_batch": 16}):
+    changes = ({"seed": 2}, {"balance": 0.7}, {"global_batch": 16}, {"weights": (1, 2)}, {"max_share": (1, 0.3)})
+    for change in changes:
         assert settings_of(**{"balance": balance} | change) != same
 
 
@@ -284,3 +332,11 @@ def test_wrong_use_is_a_sentence() -> None:
     for balance in (0.0, 1.0):
         with pytest.raises(UsageError):
             build_sampler(np.zeros(0, np.int64), seed=0, balance=balance, global_batch=2)
+    labels = np.array([0, 0, 1])
+    for weights in ((-1, 1), (0, 0), (float("nan"), 1)):
+        with pytest.raises(UsageError):
+            build_sampler(labels, seed=0, balance=1.0, global_batch=2, weights=weights)
+    with pytest.raises(UsageError, match=r"--data\.max_share.* 0\.6 "):
+        build_sampler(labels, seed=0, balance=1.0, global_batch=2, max_share=(0.3, 0.3))
+    with pytest.raises(UsageError, match="rank 2 is not one of 2"):
+        ClassBalancedDistributedSampler(labels, global_batch=2, rank=2, world=2)

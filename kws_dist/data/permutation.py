@@ -5,7 +5,7 @@ CT-RSA 2002, section 5 (generalised Feistel).
 """
 
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 
@@ -37,15 +37,17 @@ class Ranges(Generic[Ints]):
         return Ranges(self.size[which], self.low[which], self.high[which])
 
 
-def permute(x: Ints, ranges: Ranges[Ints], key: int, counter: Ints) -> Ints:
+def permute(x: Any, ranges: Ranges[Any], key: int, counter: Any) -> Any:
     """Send each x[i] in [0, size[i]) through a permutation of that range, chosen by `(key, counter[i])`.
+
+    All are int64 arrays of one shape, or tensors on one device.
 
     The network permutes the numbers below `low * high`; walking along its cycle until a value falls inside the
     range again makes that a permutation of the range itself. Few walk: one in about the root of the size.
     """
     round_key = keyed.mixed_with(key, counter)
     x = _feistel(x, ranges.low, ranges.high, round_key)
-    outside = x >= ranges.size
+    outside: Any = x >= ranges.size
     while outside.any():
         x[outside] = _feistel(x[outside], ranges.low[outside], ranges.high[outside], round_key[outside])
         outside = x >= ranges.size

@@ -47,7 +47,7 @@ def samplers(draw: st.DrawFn) -> tuple[LaneSampler, Ints]:
     shards, seed = draw(st.integers(1, 2 * lanes if sum(counts) > 4 * lanes else 1)), draw(st.integers(0, 2**40))
     if sum(counts) < lanes * math.ceil(shards / lanes):
         counts = [*counts, 60]
-    return sampler(counts, batch=12 * draw(st.integers(1, 3)), lanes=lanes, shards=shards, balance=balance, seed=seed)
+    return sampler(counts, batch=72 * draw(st.integers(1, 2)), lanes=lanes, shards=shards, balance=balance, seed=seed)
 
 
 @given(

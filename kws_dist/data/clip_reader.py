@@ -1,19 +1,21 @@
 """From the bytes of a clip in a shard to a row of fixed length: checked, decoded, padded or cropped.
 
-Every store makes its rows with `read_into`, so they give the same bits wherever the clips live.
+Every store makes its rows so, and they are the same bits wherever the clips live.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kws_dist.errors import UsageError
+from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.read import Rows, pcm_of, verify_record
 
 Ints = NDArray[np.int64]
 Samples = NDArray[np.int16]
+Number = TypeVar("Number", int, Ints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,11 @@ class ClipPolicy:
     on_bad_clip: Literal["error", "skip"] = "error"
     """A damaged clip ends the run, or is left out and counted."""
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row of int16 samples."""
+        return 2 * self.clip_samples
+
 
 def read_into(out: Samples, rows: Rows, clip: int, record: bytes | memoryview, policy: ClipPolicy) -> None:
     """Check the record of a clip and write its samples into the row `out` `(clip_samples,)`, all of which is set.
@@ -41,19 +48,21 @@ def read_into(out: Samples, rows: Rows, clip: int, record: bytes | memoryview, p
 
 def fit(out: Samples, pcm: Samples, policy: ClipPolicy) -> None:
     """Write samples of any number into the row `out` `(clip_samples,)`, padded or cropped; all of it is set."""
-    begin = int(first_sample(np.array(len(pcm)), policy))
-    pcm = pcm[max(-begin, 0) :][: len(out)]
-    begin = max(begin, 0)
+    begin = first_sample(len(pcm), policy)
+    if begin < 0:
+        pcm, begin = pcm[-begin:], 0
+    pcm = pcm[: len(out)]
+    end = begin + len(pcm)
     out[:begin] = 0
-    out[begin : begin + len(pcm)] = pcm
-    out[begin + len(pcm) :] = 0
+    out[begin:end] = pcm
+    out[end:] = 0
 
 
-def first_sample(n_samples: Ints, policy: ClipPolicy) -> Ints:
-    """Return where in the row a clip of so many samples begins; negative: so many samples of it are cut off."""
+def first_sample(n_samples: Number, policy: ClipPolicy) -> Number:
+    """Return where in its row a clip of so many samples begins; -n means that its first n samples are cut off."""
     room = policy.clip_samples - n_samples
-    before = np.where(room >= 0, room // 2 * (policy.pad == "center"), -(-room // 2) * (policy.long == "center"))
-    return before.astype(np.int64)
+    padded, cropped = policy.pad == "center", policy.long == "center"
+    return (room > 0) * (room // 2) * padded - (room < 0) * (-room // 2) * cropped
 
 
 def refuse_long(rows: Rows, policy: ClipPolicy) -> None:
@@ -65,6 +74,16 @@ def refuse_long(rows: Rows, policy: ClipPolicy) -> None:
             f" {policy.clip_samples} samples: pass --data.long start or center to crop them,"
             " or a larger --data.clip_seconds"
         )
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """Return what to tell a user whose shard the system does not let us read."""
+    return DataError(f"{path} cannot be read ({error.strerror}): check the disk, or make the shards again")
+
+
+def disk_order(rows: Rows) -> Ints:
+    """Return all clip numbers in the order in which the clips lie on disk."""
+    return np.lexsort((rows.record_offset, rows.shard))
 
 
 def select(rows: Rows, keep: Ints) -> Rows:

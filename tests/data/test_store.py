@@ -10,45 +10,34 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opening import CPU, LONGEST, everything, flip_a_sample, open_split
 from tiny_corpus import read_all, tone
-from torch import Tensor
 
 from kws_dist.corpus.clip import Samples
 from kws_dist.corpus.speech_commands import SpeechCommands
-from kws_dist.data.store import ClipPolicy, DeviceStore, HostStore, Residency, Store, open_store, read_noise
+from kws_dist.data.store import ClipPolicy, DeviceStore, HostStore, Residency, free_bytes, open_store, read_noise
 from kws_dist.errors import DataError, UsageError
+from kws_dist.shards.plan import make_plan
 from kws_dist.shards.read import Rows, open_dataset
-
-CPU = torch.device("cpu")
-LONGEST = 910
-"""Samples of the longest clip of the tiny dataset; the shortest has 800."""
+from kws_dist.shards.write import write_dataset
 
 RESIDENCIES: tuple[Residency, ...] = ("device", "host")
 each_residency = pytest.mark.parametrize("residency", RESIDENCIES)
 
 
-def open_split(root: Path, residency: Residency, split: str = "train", *, sizes: bool = True, **policy: Any) -> Store:
-    """Open a split; `policy` as in the settings, clips as long as the longest unless `clip_samples` says so."""
-    rows = open_dataset(root, check_sizes=sizes).rows(split)
-    return open_store(rows, ClipPolicy(**{"clip_samples": LONGEST} | policy), residency=residency, device=CPU)
-
-
-def everything(store: Store) -> Tensor:
-    return store.gather(np.arange(len(store.rows)))
+@pytest.fixture(scope="module")
+def flac_dataset(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset with its audio as FLAC."""
+    source, out = SpeechCommands(tiny_archive), tmp_path_factory.mktemp("flac") / "shards"
+    plan = make_plan(source, shard_clips=8, seed=0, codec="flac")
+    write_dataset(source, plan, out, task="tiny", command=["make", "it"])
+    return out
 
 
 @pytest.fixture
 def copy(tiny_dataset: Path, tmp_path: Path) -> Path:
     """A dataset to damage."""
     return Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
-
-
-def flip_a_sample(rows: Rows, clip: int) -> None:
-    """Flip one bit in the middle of a clip's audio, on disk."""
-    path, place = rows.shard_paths[rows.shard[clip]], int(rows.audio_offset[clip] + rows.audio_bytes[clip] // 2)
-    data = bytearray(path.read_bytes())
-    data[place] ^= 0x10
-    path.write_bytes(data)
 
 
 def test_every_row_is_the_clip_of_its_key(tiny_archive: Path, tiny_dataset: Path) -> None:
@@ -61,23 +50,58 @@ def test_every_row_is_the_clip_of_its_key(tiny_archive: Path, tiny_dataset: Path
 
 @given(
     clips=st.lists(st.integers(0, 20), max_size=40),
-    clip_samples=st.integers(1, 1100),
+    clip_samples=st.integers(1, 3000),
     pad=st.sampled_from(["end", "center"]),
     long=st.sampled_from(["start", "center"]),
+    codec=st.sampled_from(["wav", "flac"]),
 )
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_device_and_host_give_the_same_bits(
-    tiny_dataset: Path, clips: list[int], clip_samples: int, pad: str, long: str
+    tiny_dataset: Path, flac_dataset: Path, clips: list[int], clip_samples: int, pad: str, long: str, codec: str
 ) -> None:
-    """Clips repeated and in any order, padded and cropped in any way."""
-    number = np.array(clips, np.int64)
-    device, host = (
-        open_split(tiny_dataset, residency, clip_samples=clip_samples, pad=pad, long=long).gather(number)
-        for residency in RESIDENCIES
-    )
+    """Clips repeated and in any order, padded and cropped in any way, from WAV and from FLAC."""
+    number, policy = np.array(clips, np.int64), {"clip_samples": clip_samples, "pad": pad, "long": long}
+    device = open_split(tiny_dataset, "device", **policy).gather(number)
+    host = open_split(tiny_dataset if codec == "wav" else flac_dataset, "host", **policy).gather(number)
     assert device.dtype == host.dtype == torch.int16
     assert device.shape == host.shape == (len(clips), clip_samples)
     assert torch.equal(device, host)
+
+
+@each_residency
+def test_flac_holds_what_wav_holds(tiny_dataset: Path, flac_dataset: Path, residency: Residency) -> None:
+    wav, flac = (open_split(root, residency) for root in (tiny_dataset, flac_dataset))
+    assert wav.rows.keys == flac.rows.keys
+    assert torch.equal(everything(wav), everything(flac))
+
+
+@each_residency
+def test_clip_numbers_may_come_as_a_tensor(tiny_dataset: Path, residency: Residency) -> None:
+    store, number = open_split(tiny_dataset, residency), np.array([4, 0, 4, 20])
+    assert torch.equal(store.gather(torch.from_numpy(number)), store.gather(number))
+    assert store.on_device == (residency == "device")
+
+
+@pytest.mark.parametrize("clip_samples", [LONGEST, 600_000])
+def test_threads_load_what_one_thread_loads(tiny_dataset: Path, clip_samples: int) -> None:
+    """Also with rows so long that a thread reads one clip at a time."""
+    rows, policy = open_dataset(tiny_dataset).rows("train"), ClipPolicy(clip_samples=clip_samples)
+    one, eight = (DeviceStore(rows, policy, CPU, threads=threads) for threads in (1, 8))
+    assert torch.equal(everything(one), everything(eight))
+
+
+def test_threads_gather_what_torch_gathers(tiny_dataset: Path) -> None:
+    """Where torch has one thread, a large batch is divided among threads of the store."""
+    rows, policy = open_dataset(tiny_dataset).rows("train"), ClipPolicy(clip_samples=LONGEST)
+    number = np.random.default_rng(0).integers(0, len(rows), 20_000)
+    expected = open_split(tiny_dataset, "device").gather(number)
+    torch_threads = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert torch.equal(HostStore(rows, policy, CPU, threads=4).gather(number), expected)
+    finally:
+        torch.set_num_threads(torch_threads)
 
 
 @each_residency
@@ -168,11 +192,36 @@ def test_the_clips_that_a_cut_or_missing_shard_lost_are_left_out_when_asked(
     assert len(everything(store)) == len(rows) - len(lost)
 
 
-def test_auto_chooses_where_clips_fit(tiny_dataset: Path) -> None:
-    assert isinstance(open_split(tiny_dataset, "auto"), DeviceStore)
-    rows = open_dataset(tiny_dataset).rows("train")
-    policy = ClipPolicy(clip_samples=10**12)  # 21 clips of this length would take 42 TB
-    assert isinstance(open_store(rows, policy, residency="auto", device=CPU), HostStore)
+def test_auto_is_the_device_while_clips_take_at_most_the_stated_share_of_what_is_free(tiny_dataset: Path) -> None:
+    rows, policy = open_dataset(tiny_dataset).rows("train"), ClipPolicy(clip_samples=1000)
+
+    def chosen(**memory: Any) -> type:
+        return type(open_store(rows, policy, residency="auto", device=CPU, **memory))
+
+    need = len(rows) * 2000
+    assert chosen(memory_bytes=2 * need) is DeviceStore
+    assert chosen(memory_bytes=2 * need - 2) is HostStore
+    assert chosen(memory_bytes=10 * need, device_memory_share=0.1) is DeviceStore
+    assert chosen(memory_bytes=10 * need, device_memory_share=0.09) is HostStore
+    assert chosen() is DeviceStore
+
+
+def test_memory_that_holds_copies_of_files_counts_as_free() -> None:
+    assert os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.5 < free_bytes(CPU)
+    assert free_bytes(CPU) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_flac_that_no_disk_has_room_for_is_refused(flac_dataset: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs 42000\.0 GB in .* TMPDIR, or make the shards with --codec wav"):
+        open_split(flac_dataset, "host", clip_samples=10**12)
+
+
+@each_residency
+def test_a_shard_that_cannot_be_read_is_refused_naming_it(copy: Path, residency: Residency) -> None:
+    (copy / "train-000001.tar").unlink()
+    (copy / "train-000001.tar").mkdir()
+    with pytest.raises(DataError, match=r"train-000001\.tar cannot be read \(Is a directory\)"):
+        open_split(copy, residency, sizes=False)
 
 
 def test_noise_recordings_come_whole(tiny_dataset: Path) -> None:

@@ -10,10 +10,17 @@ from kws_dist.data import sampler
 from kws_dist.frontend.augment import (
     BackgroundNoise,
     DrawnSilence,
+    DropChunks,
+    Gain,
+    NoiseAtSnr,
     NoiseBank,
     Purpose,
+    Reverb,
     SpecAugment,
+    Speed,
+    Tempo,
     TimeShift,
+    WhiteNoise,
     pcm_to_wave,
 )
 
@@ -224,40 +231,104 @@ def test_frames_and_mels_are_both_masked_with_the_mean_of_the_whole_clip() -> No
     torch.testing.assert_close(both[differs], fill[differs])
 
 
-def all_of_them(seed: int, recordings: list[Tensor]) -> list[tuple[nn.Module, Tensor]]:
-    """Each augmentation with an input of 40 clips."""
+def all_of_them(seed: int, recordings: list[Tensor], samples: int = SAMPLES) -> list[tuple[nn.Module, Tensor]]:
+    """Each augmentation with an input of 40 clips, of a length that fits no vector register."""
     torch.manual_seed(5)
-    wave, spectra = torch.rand(40, SAMPLES) - 0.5, torch.randn(40, 1, 40, 101)
-    masks = SpecAugment(seed=seed, time_masks=2, max_time_frames=20, frequency_masks=1, max_frequency_bins=7)
-    return [
-        (TimeShift(seed=seed, max_samples=100, probability=0.7), wave),
-        (noise_of(recordings, seed=seed, probability=0.7), wave),
-        (masks, spectra),
+    wave, spectra = torch.rand(40, samples) - 0.5, torch.randn(40, 1, 40, 101)
+    wave[3] = 0.0
+    masks = SpecAugment(
+        seed=seed,
+        time_masks=2,
+        max_time_frames=20,
+        frequency_masks=1,
+        max_frequency_bins=7,
+        rectangles=2,
+        max_rectangle_frames=9,
+        max_rectangle_bins=5,
+    )
+    responses = [torch.randn(300) * torch.logspace(0, -3, 300) for _ in range(4)]
+    bank = NoiseBank([torch.cat([*recordings, *recordings])], clip_samples=samples)
+    sometimes = {"seed": seed, "probability": 0.7}
+    waves: list[nn.Module] = [
+        Speed(max_percent=15, **sometimes),
+        Tempo(max_percent=15, **sometimes),
+        TimeShift(max_samples=100, **sometimes),
+        Reverb(responses, clip_samples=samples, **sometimes),
+        BackgroundNoise(bank, max_amplitude=0.5, **sometimes),
+        NoiseAtSnr(bank, min_db=0, max_db=15, **sometimes),
+        Gain(min_db=-10, max_db=10, **sometimes),
+        WhiteNoise(min_db=-60, max_db=-20, clip_samples=samples, **sometimes),
+        DropChunks(chunks=3, max_samples=50, **sometimes),
     ]
+    return [(masks, spectra), *((module, wave) for module in waves)]
 
 
 def test_augmentation_is_a_function_of_seed_and_draw_alone(recordings: list[Tensor]) -> None:
     """Whatever the batch, its order, what was drawn before, and torch's own generator."""
     draws = torch.arange(10**12, 10**12 + 40)
     order = torch.randperm(40)
-    for module, clean in all_of_them(3, recordings):
+    for module, clean in all_of_them(3, recordings, 1600):
         whole = module(clean, draws)
         torch.manual_seed(99)
-        assert torch.equal(module(clean[order], draws[order]), whole[order])
+        assert torch.equal(module(clean[order], draws[order]), whole[order]), module
         assert torch.equal(torch.cat([module(clean[i : i + 1], draws[i : i + 1]) for i in range(40)]), whole)
-    for (module, clean), (other, _) in zip(all_of_them(3, recordings), all_of_them(4, recordings), strict=True):
+    for (module, clean), (other, _) in zip(*(all_of_them(seed, recordings, 1600) for seed in (3, 4)), strict=True):
         assert not torch.equal(module(clean, draws), other(clean, draws))
         assert not torch.equal(module(clean, draws), module(clean, draws + 40))
+
+
+@pytest.mark.parametrize("samples", [400, 1600, 3001])
+def test_a_row_has_the_same_bits_in_a_batch_of_any_size(recordings: list[Tensor], samples: int) -> None:
+    """Also where it lies in memory as no library aligns it, and on several threads."""
+    draws = torch.arange(40)
+    for module, clean in all_of_them(3, recordings, samples):
+        whole = module(clean, draws)
+        assert whole.dtype == torch.float32
+        for rows in (1, 3, 8, 40):
+            for part in (slice(start, start + rows) for start in range(0, 41 - rows, 7)):
+                assert torch.equal(module(clean[part], draws[part]), whole[part]), (module, rows)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(3 - threads if threads < 3 else 1)
+        assert torch.equal(module(clean, draws), whole), module
+        torch.set_num_threads(threads)
+
+
+def test_waveforms_stay_within_full_scale_and_untouched_clips_as_they_are(recordings: list[Tensor]) -> None:
+    for module, clean in all_of_them(3, recordings, 1600)[1:]:
+        loud = (clean * 2.0).clamp(-1.0, 1.0)
+        changed = module(loud, MANY[:40])
+        assert changed.abs().max() <= 1.0
+        assert changed.isfinite().all()
+        (amount,) = module.amounts(MANY[:40]).values()  # pyright: ignore[reportCallIssue]
+        happens = ~amount.reshape(40, -1).isnan().any(dim=1)
+        assert torch.equal(changed[~happens], loud[~happens])
+        assert 15 < happens.sum() < 38
+        assert (changed[happens] != loud[happens]).any(dim=1).sum() > happens.sum() / 2
 
 
 def test_what_is_switched_off_changes_nothing(recordings: list[Tensor]) -> None:
     torch.manual_seed(0)
     wave, spectra = torch.rand(20, SAMPLES) - 0.5, torch.randn(20, 1, 8, 9)
+    bank = NoiseBank(recordings, clip_samples=SAMPLES)
     off = [
         TimeShift(seed=1, max_samples=50, probability=0.0),
         TimeShift(seed=1, max_samples=0, probability=1.0),
         noise_of(recordings, probability=0.0),
         noise_of(recordings, max_amplitude=0.0),
+        NoiseAtSnr(bank, seed=1, min_db=0, max_db=9, probability=0.0),
+        NoiseAtSnr(NoiseBank([], clip_samples=SAMPLES), seed=1, min_db=0, max_db=9, probability=1.0),
+        Speed(seed=1, max_percent=0, probability=1.0),
+        Speed(seed=1, max_percent=15, probability=0.0),
+        Tempo(seed=1, max_percent=0, probability=1.0),
+        Tempo(seed=1, max_percent=15, probability=0.0),
+        Reverb([], seed=1, probability=1.0, clip_samples=SAMPLES),
+        Reverb([torch.ones(9)], seed=1, probability=0.0, clip_samples=SAMPLES),
+        Gain(seed=1, min_db=0.0, max_db=0.0, probability=1.0),
+        Gain(seed=1, min_db=-9.0, max_db=9.0, probability=0.0),
+        WhiteNoise(seed=1, min_db=-90, max_db=-46, probability=0.0, clip_samples=SAMPLES),
+        DropChunks(seed=1, chunks=0, max_samples=50, probability=1.0),
+        DropChunks(seed=1, chunks=2, max_samples=0, probability=1.0),
+        DropChunks(seed=1, chunks=2, max_samples=50, probability=0.0),
     ]
     for module in off:
         assert torch.equal(module(wave, MANY[:20]), wave)
@@ -266,18 +337,20 @@ def test_what_is_switched_off_changes_nothing(recordings: list[Tensor]) -> None:
 
 
 def test_what_happens_to_a_draw_says_nothing_about_what_else_does(recordings: list[Tensor]) -> None:
-    shifted = shifts_of(TimeShift(seed=1, max_samples=100, probability=0.5), MANY) != 0
-    noisy = noise_of(recordings, probability=0.5)(torch.zeros(len(MANY), SAMPLES), MANY).any(dim=1)
-    spectra = torch.arange(40.0 * 41).view(1, 1, 40, 41).repeat(len(MANY), 1, 1, 1)
-    narrow = spec_augment(time_masks=1, max_time_frames=1, frequency_masks=1, max_frequency_bins=1)(spectra, MANY)
-    masked = narrow != spectra
-    happened = torch.stack([shifted, noisy, masked.all(2).any((1, 2)), masked.all(3).any((1, 2))]).double()
-    correlation = torch.corrcoef(happened) - torch.eye(4)
-    assert correlation.abs().max() < 4 / len(MANY) ** 0.5
+    """Neither whether something happens, nor how much."""
+    modules = [module for module, _ in all_of_them(1, recordings)[1:]]
+    drawn = [module.amounts(MANY) for module in modules]  # pyright: ignore[reportCallIssue]
+    masks = spec_augment(time_masks=1, frequency_masks=1).amounts(MANY)
+    amounts = [amount.reshape(len(MANY), -1)[:, 0] for one in [*drawn, masks] for amount in one.values()]
+    assert len(amounts) == len(modules) + 2
+    happened = torch.stack([~amount.isnan() for amount in amounts[: len(modules)]]).double()
+    for columns in (happened, torch.stack([amount.nan_to_num(amount.nanmean()) for amount in amounts]).double()):
+        correlation = torch.corrcoef(columns) - torch.eye(len(columns))
+        assert correlation.abs().max() < 4.5 / len(MANY) ** 0.5
 
 
 def test_every_use_of_random_numbers_has_a_key_of_its_own() -> None:
-    uses = [*Purpose.__members__.values(), sampler._SLOT, sampler._PASS, sampler._EPOCH]
+    uses = [*Purpose.__members__.values(), sampler._SLOT, sampler._PASS, sampler._EPOCH, sampler._PARTNER]
     assert len(set(uses)) == len(uses)
 
 

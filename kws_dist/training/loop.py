@@ -189,11 +189,14 @@ class _Interval:
         self.restart()
 
     def restart(self) -> tuple[float, float, int]:
-        """Start anew; return seconds, of which waiting for data, and clips since the last start."""
-        now_s, clips = time.perf_counter(), self.clips
+        """Start anew; return seconds, of which waiting for data, and clips since the last start.
+
+        Exact where the device has just been waited for, as it is when figures are read.
+        """
+        now_s, wait_s, clips = time.perf_counter(), self._worker.wait_s, self.clips
         passed_s = now_s - getattr(self, "_started_s", now_s)
-        waited_s = self._worker.wait_s - getattr(self, "_waited_s", 0.0)
-        self._started_s, self._waited_s, self.clips = now_s, self._worker.wait_s, 0
+        waited_s = wait_s - getattr(self, "_wait_s", 0.0)
+        self._started_s, self._wait_s, self.clips = now_s, wait_s, 0
         return passed_s, waited_s, clips
 
 

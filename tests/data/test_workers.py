@@ -1,6 +1,9 @@
 """Device workers: the same batches on any number of ranks, inline or ahead in a thread, and nothing left behind."""
 
+import hashlib
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +11,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler, Sampler, build_sampler
+from kws_dist.data.drawn import AT_ONCE_CPU
+from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler, Ints, Sampler, build_sampler
 from kws_dist.data.store import ClipPolicy, Store, open_store, read_noise
 from kws_dist.data.workers import Batch, DeviceWorker
 from kws_dist.errors import DataError
-from kws_dist.frontend.augment import BackgroundNoise, DrawnSilence, NoiseBank, SpecAugment, TimeShift
 from kws_dist.frontend.features import LogMel
+from kws_dist.frontend.masks import SpecAugment
+from kws_dist.frontend.mix import Mix
+from kws_dist.frontend.noise import BackgroundNoise, DrawnSilence, NoiseBank
 from kws_dist.frontend.pipeline import FrontEnd
+from kws_dist.frontend.shift import TimeShift
 from kws_dist.shards.read import open_dataset
 
 CPU = torch.device("cpu")
 CLIP_SAMPLES = 1600
 BATCH = 48  # more than the features take at once on a CPU
+WAVEFORMS = FrontEnd(nn.Identity())
 splits = pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 1), (1, 2), (2, 2), (4, 2)])
 
 
@@ -57,7 +65,7 @@ def balanced(store: Store, global_batch: int = BATCH) -> Sampler:
 def worker(
     store: Store,
     sampler: Sampler,
-    front: nn.Module,
+    front: FrontEnd,
     *,
     rank: int = 0,
     world: int = 1,
@@ -70,7 +78,7 @@ def worker(
 
 
 def global_batches(
-    store: Store, sampler: Sampler, front: nn.Module, world: int, accumulate: int, steps: int
+    store: Store, sampler: Sampler, front: FrontEnd, world: int, accumulate: int, steps: int
 ) -> list[Tensor]:
     """Let each rank make its batches on its own; join them as the global sequence, one tensor a step."""
     ranks = [worker(store, sampler, front, rank=rank, world=world, accumulate=accumulate) for rank in range(world)]
@@ -168,26 +176,113 @@ def test_no_steps_are_no_batches(store: Store, noise: list[Tensor]) -> None:
         assert list(worker(store, balanced(store), front_end(noise), ahead=ahead).batches(7, 7)) == []
 
 
-class DamagedFrom(nn.Module):
-    """A front end that finds a draw it cannot read."""
+class StoreBehind:
+    """A store that notes what it is asked for, and then hands on what another one has."""
 
-    def __init__(self, draw: int) -> None:
-        super().__init__()
-        self.draw = draw
+    def __init__(self, store: Store) -> None:
+        self.store, self.rows, self.skipped_keys, self.on_device = store, store.rows, store.skipped_keys, False
+        self.asked: list[str] = []
 
-    def forward(self, pcm: Tensor, draws: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
-        if (draws >= self.draw).any():
-            raise DataError(f"draw {self.draw} is damaged")
-        return pcm.float()
+    def at_step(self, step: int) -> None:
+        self.asked.append(f"step {step}")
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
+        self.asked.append(f"{len(clip)} clips")
+        return self.store.gather(clip)
+
+
+class DamagedAfter(StoreBehind):
+    """A store in which a later batch cannot be read."""
+
+    def __init__(self, store: Store, good: int) -> None:
+        super().__init__(store)
+        self.good = good
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
+        if len(self.asked) == self.good:
+            raise DataError("this clip is damaged")
+        return super().gather(clip)
+
+    def at_step(self, step: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+def test_an_error_surfaces_with_its_batch_and_not_before(store: Store, ahead: int) -> None:
+    one = worker(DamagedAfter(store, good=2), balanced(store), WAVEFORMS, ahead=ahead)
+    batches = one.batches(0, 5)
+    assert [next(batches).draws.t[0] for _ in range(2)] == [0, BATCH]
+    with pytest.raises(DataError, match="this clip is damaged"):
+        next(batches)
+    assert worker_threads() == []
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
-def test_an_error_surfaces_with_its_batch_and_not_before(store: Store, ahead: int) -> None:
-    batches = worker(store, balanced(store), DamagedFrom(2 * BATCH), ahead=ahead).batches(0, 5)
-    assert [next(batches).draws.t[0] for _ in range(2)] == [0, BATCH]
-    with pytest.raises(DataError, match="draw 96 is damaged"):
+def test_the_store_hears_of_each_step_before_its_batches_are_gathered(store: Store, ahead: int) -> None:
+    noting = StoreBehind(store)
+    list(worker(noting, balanced(store), WAVEFORMS, accumulate=2, ahead=ahead).batches(4, 7))
+    half = f"{BATCH // 2} clips"
+    assert noting.asked == ["step 4", half, half, "step 5", half, half, "step 6", half, half]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_nothing_is_gathered_for_longer_than_the_loop_goes_on(store: Store, ahead: int) -> None:
+    """At most as many batches as are to be ready are made in vain."""
+    noting = StoreBehind(store)
+    batches = worker(noting, balanced(store), WAVEFORMS, ahead=ahead).batches(0, 1000)
+    for _ in range(3):
         next(batches)
+    batches.close()
+    gathered = noting.asked.count(f"{BATCH} clips")
+    assert 3 <= gathered <= 3 + ahead
     assert worker_threads() == []
+    assert noting.asked.count(f"{BATCH} clips") == gathered
+
+
+def test_draws_are_the_same_wherever_the_worker_begins(store: Store) -> None:
+    """Draws are made many at a time, and not the same ones together when it begins elsewhere."""
+    run = list(worker(store, balanced(store), WAVEFORMS).batches(0, 100))
+    assert 50 * BATCH < AT_ONCE_CPU < 95 * BATCH
+    for a, b in zip(run[50:], worker(store, balanced(store), WAVEFORMS).batches(50, 100), strict=True):
+        assert_same(a, b)
+
+
+def mixing(noise: list[Tensor]) -> FrontEnd:
+    """A front end that shifts, adds noise, and mixes half of the clips with another."""
+    bank = NoiseBank(noise, clip_samples=CLIP_SAMPLES)
+    return FrontEnd(
+        nn.Identity(),
+        wave_augment=(
+            TimeShift(seed=3, max_samples=400, probability=0.8),
+            Mix(seed=3, clip_samples=CLIP_SAMPLES, mixup_probability=0.5),
+            BackgroundNoise(bank, seed=3, max_amplitude=0.1, probability=0.8),
+        ),
+    )
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_mixed_batch_says_what_was_mixed_in_and_how_much(store: Store, noise: list[Tensor], ahead: int) -> None:
+    sampler, front = balanced(store), mixing(noise)
+    assert front.mix is not None
+    for batch in worker(store, sampler, front, ahead=ahead).batches(0, 3):
+        assert batch.partner_labels is not None
+        assert batch.partner_share is not None
+        assert batch.partner_labels.tolist() == store.rows.label[sampler.partners(batch.draws.t)].tolist()
+        assert torch.equal(batch.partner_share, front.mix.shares(torch.from_numpy(batch.draws.t)))
+        assert 0 < (batch.partner_share > 0).sum() < BATCH
+    plain = next(worker(store, sampler, WAVEFORMS).batches(0, 1))
+    assert plain.partner_labels is None
+    assert plain.partner_share is None
+
+
+@splits
+def test_mixed_waveforms_have_the_same_bits_on_any_number_of_ranks(
+    store: Store, noise: list[Tensor], world: int, accumulate: int
+) -> None:
+    front = mixing(noise)
+    whole = [batch.features for batch in worker(store, balanced(store), front).batches(0, 2)]
+    joined = global_batches(store, balanced(store), front, world, accumulate, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True))
 
 
 @splits
@@ -204,10 +299,9 @@ def test_an_exactly_once_epoch_delivers_every_clip_and_its_label_once(
     store: Store, world: int, accumulate: int
 ) -> None:
     sampler = ExactlyOnceSampler(len(store.rows), seed=1, global_batch=16)
-    plain = FrontEnd(nn.Identity())
     clips, seen = store.gather(np.arange(len(store.rows))).float() / 2**15, []
     for rank in range(world):
-        one = worker(store, sampler, plain, rank=rank, world=world, accumulate=accumulate, global_batch=16)
+        one = worker(store, sampler, WAVEFORMS, rank=rank, world=world, accumulate=accumulate, global_batch=16)
         batches = list(one.batches(0, sampler.steps_per_epoch))
         assert {len(batch.features) for batch in batches} == {16 // (world * accumulate)}
         for batch in batches:
@@ -219,9 +313,34 @@ def test_an_exactly_once_epoch_delivers_every_clip_and_its_label_once(
     assert sorted(seen) == list(range(len(store.rows)))
 
 
-def test_time_spent_waiting_for_data_is_counted(store: Store, noise: list[Tensor]) -> None:
-    for ahead in (0, 2):
-        one = worker(store, balanced(store), front_end(noise), ahead=ahead)
-        assert one.wait_s == 0
-        list(one.batches(0, 2))
-        assert one.wait_s > 0
+def work() -> None:
+    """Keep a core busy for some milliseconds, without holding up the other threads of Python."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
+
+
+class SlowStore(StoreBehind):
+    """A store that has to work for each batch."""
+
+    def gather(self, clip: Ints | Tensor) -> Tensor:
+        work()
+        return super().gather(clip)
+
+
+def waited_share(one: DeviceWorker, use: Callable[[], None]) -> float:
+    """Take some batches, and return for which share of the time data were waited for."""
+    started_s = time.perf_counter()
+    for _ in one.batches(0, 10):
+        use()
+    return one.wait_s / (time.perf_counter() - started_s)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_slow_store_shows_in_the_time_waited_for_data(store: Store, ahead: int) -> None:
+    one = worker(SlowStore(store), balanced(store), WAVEFORMS, ahead=ahead)
+    assert one.wait_s == 0
+    assert waited_share(one, lambda: None) > 0.8
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_fast_store_lets_nobody_wait(store: Store, ahead: int) -> None:
+    assert waited_share(worker(store, balanced(store), WAVEFORMS, ahead=ahead), work) < 0.2

@@ -3,9 +3,8 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from kws_dist.data.bulk_load import load, load_threads
 from kws_dist.data.clip_reader import ClipPolicy, Ints, Samples, disk_order, refuse_long, select
 from kws_dist.data.device_store import into_memory, without
+from kws_dist.data.gather_threads import GatherThreads
 from kws_dist.data.mapped_shards import MappedShards
 from kws_dist.data.pinned import cuda_buffers
 from kws_dist.data.share import ALONE, Share
@@ -23,7 +23,6 @@ from kws_dist.errors import UsageError
 from kws_dist.shards.read import Rows
 
 _GATHER_THREADS = 4  # more add little: a few cores keep a machine's memory busy
-_PART_BYTES = 8 << 20  # less is copied before another thread has woken up
 _BUFFERS = 4  # a batch is filled, one is copied, and two more may wait for a device that is behind
 
 
@@ -47,8 +46,7 @@ class HostStore:
         """`share`: look for damaged clips together with other ranks. `threads`: to gather with."""
         refuse_long(rows, policy)
         self._device, self._clip_samples = device, policy.clip_samples
-        self._threads = threads or min(len(os.sched_getaffinity(0)), _GATHER_THREADS)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
+        self._threads = GatherThreads(threads or min(len(os.sched_getaffinity(0)), _GATHER_THREADS))
         self._buffers = cuda_buffers(_BUFFERS, policy.clip_samples, device) if device.type == "cuda" else None
         self._clips: _Clips
         if rows.codec == "flac":
@@ -68,21 +66,11 @@ class HostStore:
         number = np.asarray(clip)
         if self._buffers is None:  # what is gathered is handed out, so it cannot be written again
             pcm = torch.empty(len(number), self._clip_samples, dtype=torch.int16)
-            self._fill(pcm, number)
+            self._threads.run(self._clips.copy, number, pcm)
             return pcm
         with self._buffers.lend(len(number)) as pcm:
-            self._fill(pcm, number)
+            self._threads.run(self._clips.copy, number, pcm)
             return pcm.to(self._device, non_blocking=True)
-
-    def _fill(self, pcm: Tensor, clip: Ints) -> None:
-        """Copy with torch's threads; with ours where the launcher left torch only one, as for many GPUs on a node."""
-        parts = min(pcm.nbytes // _PART_BYTES, self._threads) if torch.get_num_threads() == 1 else 1
-        if parts <= 1:
-            self._clips.copy(clip, pcm)
-        else:
-            edges = [len(clip) * part // parts for part in range(parts + 1)]
-            slices = [slice(*edge) for edge in pairwise(edges)]
-            list(self._pool.map(lambda part: self._clips.copy(clip[part], pcm[part]), slices))
 
 
 class _Decoded:

@@ -90,18 +90,15 @@ def test_threads_load_what_one_thread_loads(tiny_dataset: Path, clip_samples: in
     assert torch.equal(everything(one), everything(eight))
 
 
-def test_threads_gather_what_torch_gathers(tiny_dataset: Path) -> None:
-    """Where torch has one thread, a large batch is divided among threads of the store."""
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_gather_what_is_there(tiny_dataset: Path, threads: int) -> None:
+    """A batch so large that it is divided among all threads of the store."""
     rows, policy = open_dataset(tiny_dataset).rows("train"), ClipPolicy(clip_samples=LONGEST)
-    number = np.random.default_rng(0).integers(0, len(rows), 20_000)
-    expected = open_split(tiny_dataset, "device").gather(number)
+    number = np.random.default_rng(0).integers(0, len(rows), 10_000)
     torch_threads = torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            assert torch.equal(HostStore(rows, policy, CPU, threads=4).gather(number), expected)
-    finally:
-        torch.set_num_threads(torch_threads)
+    gathered = HostStore(rows, policy, CPU, threads=threads).gather(number)
+    assert torch.equal(gathered, open_split(tiny_dataset, "device").gather(number))
+    assert torch.get_num_threads() == torch_threads
 
 
 @each_residency

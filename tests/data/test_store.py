@@ -15,6 +15,8 @@ from tiny_corpus import read_all, tone
 
 from kws_dist.corpus.clip import Samples
 from kws_dist.corpus.speech_commands import SpeechCommands
+from kws_dist.data.clip_reader import select
+from kws_dist.data.device_store import without
 from kws_dist.data.store import ClipPolicy, DeviceStore, HostStore, Residency, free_bytes, open_store, read_noise
 from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.plan import make_plan
@@ -168,6 +170,18 @@ def test_damaged_clips_are_left_out_and_listed_when_asked(copy: Path, residency:
     assert store.rows.label.tolist() == rows.label[kept].tolist()
     assert torch.equal(everything(store), samples[kept])
     assert whole.skipped_keys == []
+
+
+def test_leaving_out_moves_many_rows_in_place(tiny_dataset: Path) -> None:
+    rows = select(open_dataset(tiny_dataset).rows("train"), np.arange(1000) % 21)
+    pcm = torch.arange(1000, dtype=torch.int16)[:, None].expand(1000, 3).clone()
+    damaged = np.array([0, 1, 300, 511, 512, 999])
+    kept_rows, keys, kept = without(rows, pcm, damaged)
+    keep = np.delete(np.arange(1000), damaged)
+    assert kept[:, 0].tolist() == keep.tolist()
+    assert kept.data_ptr() == pcm.data_ptr()
+    assert kept_rows.keys == [rows.keys[clip] for clip in keep]
+    assert keys == [rows.keys[clip] for clip in damaged]
 
 
 @each_residency

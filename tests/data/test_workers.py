@@ -261,18 +261,24 @@ def mixing(noise: list[Tensor]) -> FrontEnd:
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_a_mixed_batch_says_what_was_mixed_in_and_how_much(store: Store, noise: list[Tensor], ahead: int) -> None:
-    sampler, front = balanced(store), mixing(noise)
-    assert front.mix is not None
+def test_a_mixed_batch_says_what_was_mixed_in_and_how_much(store: Store, ahead: int) -> None:
+    mix = Mix(seed=3, clip_samples=CLIP_SAMPLES, mixup_probability=0.5)
+    sampler, front = balanced(store), FrontEnd(nn.Identity(), wave_augment=(mix,))
     for batch in worker(store, sampler, front, ahead=ahead).batches(0, 3):
+        partner, share = sampler.partners(batch.draws.t), batch.partner_share
+        assert share is not None
+        assert 0 < (share > 0).sum() < BATCH
+        assert torch.equal(share, mix.shares(torch.from_numpy(batch.draws.t)))
         assert batch.partner_labels is not None
-        assert batch.partner_share is not None
-        assert batch.partner_labels.tolist() == store.rows.label[sampler.partners(batch.draws.t)].tolist()
-        assert torch.equal(batch.partner_share, front.mix.shares(torch.from_numpy(batch.draws.t)))
-        assert 0 < (batch.partner_share > 0).sum() < BATCH
-    plain = next(worker(store, sampler, WAVEFORMS).batches(0, 1))
-    assert plain.partner_labels is None
-    assert plain.partner_share is None
+        assert batch.partner_labels.tolist() == store.rows.label[partner].tolist()
+        wave, partner_wave = (store.gather(clip).float() / 2**15 for clip in (batch.draws.clip, partner))
+        torch.testing.assert_close(batch.features, torch.lerp(wave, partner_wave, share[:, None]))
+
+
+def test_a_batch_that_is_not_mixed_has_no_partners(store: Store) -> None:
+    batch = next(worker(store, balanced(store), WAVEFORMS).batches(0, 1))
+    assert batch.partner_labels is None
+    assert batch.partner_share is None
 
 
 @splits
@@ -315,7 +321,7 @@ def test_an_exactly_once_epoch_delivers_every_clip_and_its_label_once(
 
 def work() -> None:
     """Keep a core busy for some milliseconds, without holding up the other threads of Python."""
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 50_000)
 
 
 class SlowStore(StoreBehind):
@@ -343,4 +349,16 @@ def test_a_slow_store_shows_in_the_time_waited_for_data(store: Store, ahead: int
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_a_fast_store_lets_nobody_wait(store: Store, ahead: int) -> None:
-    assert waited_share(worker(store, balanced(store), WAVEFORMS, ahead=ahead), work) < 0.2
+    assert waited_share(worker(store, balanced(store), WAVEFORMS, ahead=ahead), work) < 0.25
+
+
+class SlowFeatures(nn.Module):
+    """Features that take their time."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        work()
+        return wave
+
+
+def test_making_features_inline_is_not_waiting_for_data(store: Store) -> None:
+    assert waited_share(worker(store, balanced(store), FrontEnd(SlowFeatures())), lambda: None) < 0.25

@@ -23,6 +23,9 @@ PARTNER = 1 << 62
 
 _TABLE_VALUES = 4096
 
+Rows = Tensor | slice
+"""Rows of a batch: their numbers `(n,)`, or all."""
+
 
 class Purpose(IntEnum):
     """What a random number is for. Numbers are never reused: a new one leaves all other draws as they were."""
@@ -79,14 +82,13 @@ def where_it_happens(happens: Tensor, amount: Tensor) -> Tensor:
     return torch.where(happens, amount.to(torch.float32), torch.nan)
 
 
-def changed(wave: Tensor, happens: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+def changed(wave: Tensor, happens: Tensor, make: Callable[[Rows], Tensor]) -> Tensor:
     """Replace the rows of `wave` `(B, T)` for which `happens` `(B,)` by `make(rows)`; the others keep their bits.
 
-    `rows` are row numbers. A CPU computes only those; on a GPU the host would have to wait to know them, so there
-    all are computed.
+    A CPU makes only those; of a GPU the host would have to wait to know which they are, so there all are made.
     """
     if wave.device.type != "cpu":
-        return torch.where(happens[:, None], make(torch.arange(len(wave), device=wave.device)), wave)
+        return torch.where(happens[:, None], make(slice(None)), wave)
     rows = happens.nonzero().flatten()
     return wave.index_copy(0, rows, make(rows)) if len(rows) else wave
 
@@ -107,7 +109,7 @@ def inside(first: Tensor, last: Tensor, length: int) -> Tensor:
 
 def pcm_to_wave(pcm: Tensor) -> Tensor:
     """Scale int16 PCM `(B, T)` to float32 in [-1, 1)."""
-    return pcm.to(torch.float32).mul_(1.0 / PCM_SCALE)
+    return pcm * (1.0 / PCM_SCALE)  # read once, where a conversion and a product would go through memory twice
 
 
 def to_pcm_scale(wave: Tensor) -> Tensor:

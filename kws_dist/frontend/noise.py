@@ -9,6 +9,7 @@ from kws_dist import keyed
 from kws_dist.frontend.chance import (
     PCM_SCALE,
     Purpose,
+    Rows,
     changed,
     cut,
     decibels,
@@ -71,6 +72,7 @@ class DrawnSilence(nn.Module):
         """`heard`: which samples of a clip a stored clip of silence takes up; the others are zeros in both."""
         super().__init__()
         self.noise, self.seed, self.silence_label = noise, seed, silence_label
+        self.has_padding = heard != range(noise.clip_samples)
         place = torch.arange(noise.clip_samples)
         self.register_buffer("heard", (place >= heard.start) & (place < heard.stop), persistent=False)
 
@@ -80,8 +82,10 @@ class DrawnSilence(nn.Module):
             return wave
         which, place, volume = self._drawn(draws)
 
-        def silence(rows: Tensor) -> Tensor:
-            stretch = self.noise.stretches(which[rows], place[rows]) * self.heard
+        def silence(rows: Rows) -> Tensor:
+            stretch = self.noise.stretches(which[rows], place[rows])
+            if self.has_padding:
+                stretch = stretch * self.heard
             return stretch * (volume[rows] / PCM_SCALE)[:, None]
 
         return changed(wave, labels == self.silence_label, silence)
@@ -190,7 +194,7 @@ class WhiteNoise(nn.Module):
 
 def _added(wave: Tensor, noise: Tensor, amplitude: Tensor) -> Tensor:
     """Return `wave` `(B, T)` plus int16 `noise` `(B, T)` times `amplitude` `(B,)`, clamped to [-1, 1]."""
-    return noise.to(torch.float32).mul_((amplitude / PCM_SCALE)[:, None]).add_(wave).clamp_(-1.0, 1.0)
+    return (noise * (amplitude / PCM_SCALE)[:, None]).add_(wave).clamp_(-1.0, 1.0)
 
 
 def _active_level(wave: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ class FrontEnd(nn.Module):
         if mix is not None:
             assert partner_labels is not None, "mixing needs the labels of the partners"
             amounts |= mix.amounts(draws)
-            of_partners = _amounts(before, draws + PARTNER, partner_labels)
-            amounts |= {f"partner_{name}": amount for name, amount in of_partners.items()}
+            mixed, of_partners = mix.shares(draws) > 0, _amounts(before, draws + PARTNER, partner_labels)
+            amounts |= {f"partner_{name}": torch.where(mixed, one, torch.nan) for name, one in of_partners.items()}
         return amounts | _amounts([*after, *self.feature_augment], draws, labels)
 
     def _around_mix(self) -> tuple[list[nn.Module], Mix | None, list[nn.Module]]:

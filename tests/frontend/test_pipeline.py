@@ -198,6 +198,19 @@ def test_nothing_is_done_in_place() -> None:
     assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
 
 
+def test_no_value_is_read_back_from_a_device() -> None:
+    """On `meta`, a device without values, whatever made the host wait for a GPU would raise."""
+    given = [one.to("meta") for one in clips()]
+    waves, whole = front_end(WAVES, nn.Identity()), front_end(EVERYTHING)
+    mixed = waves.to("meta").waveforms(*given)
+    assert (mixed.shape, mixed.dtype, mixed.device.type) == ((CLIPS, SAMPLES), torch.float32, "meta")
+    masks = whole.to("meta").feature_augment[0]
+    spectra = torch.empty(CLIPS, 1, 40, 11, device="meta")
+    assert masks(spectra, given[1]).shape == spectra.shape
+    assert waves.mix is not None
+    assert waves.mix.shares(given[1]).shape == (CLIPS,)
+
+
 def test_mixing_without_partners_is_refused() -> None:
     with pytest.raises(AssertionError, match="partners"):
         front_end(EVERYTHING)(*clips()[:3])

@@ -15,6 +15,9 @@ import tyro
 import yaml
 
 from kws_dist.errors import UsageError
+from kws_dist.frontend.augment_settings import AugmentSettings
+from kws_dist.frontend.feature_settings import FeatureSettings
+from kws_dist.frontend.presets import preset
 from kws_dist.settings_file import read_settings
 
 Number = int | float | bool | str
@@ -25,11 +28,29 @@ class DataConfig:
     """Which clips, and how they are drawn."""
 
     shards: str = ""
-    """Folder of shards that tools/make_shards.py made. Required."""
+    """Folder of shards that tools/make_shards.py made, or its URL (https, s3, gs). Required."""
     balance: float = 1.0
     """How evenly the words are drawn: 1 equally often, 0 as they occur (then every clip exactly once an epoch)."""
-    residency: Literal["auto", "device", "host"] = "auto"
-    """Where clips live while training: all in device memory, or in memory-mapped files. `auto`: device if it fits."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Words that are drawn more or less often than `balance` says, as pairs: --data.weights yes 2 _unknown_ 0.5."""
+    max_share: dict[str, float] = field(default_factory=dict)
+    """Largest share of all draws that a word may have, as pairs: --data.max_share _unknown_ 0.1."""
+    residency: Literal["auto", "device", "host", "stream"] = "auto"
+    """Where training clips live: `device` memory, memory-mapped files (`host`), or files fetched from --data.shards URL
+    while they are used (`stream`). `auto`: device if they fit, else host; stream for a URL."""
+    device_memory_share: float = 0.5
+    """`auto` takes the device if the clips of a split take at most this share of its free memory."""
+    device_share: bool = True
+    """Several processes each read a part of the clips for `device`, and exchange the parts; else each reads all."""
+    lanes: int = 0
+    """`stream`: how many windows of the data are drawn from at a time; processes x accumulation should divide it.
+    0: up to 64, as many as divide the batch."""
+    window_shards: int = 1
+    """`stream`: shards in each window; more mix better, and take more of the cache."""
+    cache_dir: str = ""
+    """`stream`: folder for fetched shards. Default: kws_dist below the user's cache folder."""
+    cache_gb: float = 50.0
+    """`stream`: largest size of that folder."""
     clip_seconds: float = 1.0
     """Length of what the model hears."""
     pad: Literal["end", "center"] = "end"
@@ -41,47 +62,11 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesConfig:
-    """Waveform to features. Defaults: BC-ResNet (arXiv 2106.04140, section 4.1)."""
+class FeaturesConfig(FeatureSettings):
+    """Waveform to features; defaults: BC-ResNet (arXiv 2106.04140, section 4.1)."""
 
-    kind: Literal["logmel"] = "logmel"
-    """Log-mel spectrogram."""
-    mels: int = 40
-    """Mel bands."""
-    window_ms: float = 30.0
-    """Length of the Hann window."""
-    hop_ms: float = 10.0
-    """Time from one frame to the next."""
-    fft_samples: int = 512
-    """Length of the Fourier transform."""
-    min_hz: float = 0.0
-    """Lower edge of the lowest mel band."""
-    max_hz: float = 8_000.0
-    """Upper edge of the highest mel band."""
-    log_offset: float = 1e-6
-    """Added to the power before the logarithm."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """What is done to training clips. Every random number is a function of the seed and the draw number."""
-
-    shift_ms: float = 100.0
-    """Largest time shift to either side."""
-    shift_probability: float = 0.8
-    """Share of clips that are shifted."""
-    noise_amplitude: float = 0.1
-    """Background noise is scaled by U(0, this)."""
-    noise_probability: float = 0.8
-    """Share of clips that get background noise."""
-    time_masks: int = 2
-    """Masked bands of frames per clip."""
-    time_mask_frames: int = 20
-    """Widest band of masked frames."""
-    frequency_masks: int = 2
-    """Masked bands of mels per clip."""
-    frequency_mask_bins: int = 0
-    """Widest band of masked mels; 0 is off."""
+    preset: str = ""
+    """Front end of a published recipe, such as matchboxnet: sets all of these; what is given besides overrides it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +147,7 @@ class Config:
     """Show tracebacks of errors."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -170,15 +155,27 @@ class Config:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Make the settings of a run from a command line; a mistake in it or in its file exits with code 2."""
-    file = _config_file(arguments)
+    file = _value_of("--config", arguments)
     from_file = load_file(Path(file)) if file else Config()
-    # tyro would make one flag of each parameter in the default, and know no others.
-    default = replace(from_file, model=replace(from_file.model, params={}))
+    # tyro would make one flag of each pair in the default, and know no others: pairs are joined here.
+    default = replace(
+        from_file,
+        model=replace(from_file.model, params={}),
+        data=replace(from_file.data, weights={}, max_share={}),
+    )
     config = _parsed(arguments, default, prog=Path(sys.argv[0]).name, description=Config.__doc__ or "")
-    if config.model.name != from_file.model.name:
-        return config
-    params = {**from_file.model.params, **config.model.params}
-    return replace(config, model=replace(config.model, params=params))
+    params = config.model.params
+    if config.model.name == from_file.model.name:
+        params = from_file.model.params | params
+    return replace(
+        config,
+        model=replace(config.model, params=params),
+        data=replace(
+            config.data,
+            weights=from_file.data.weights | config.data.weights,
+            max_share=from_file.data.max_share | config.data.max_share,
+        ),
+    )
 
 
 def load_file(path: Path) -> Config:
@@ -212,6 +209,8 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description: str) -> Config:
+    if name := _value_of("--features.preset", arguments):
+        default = replace(default, features=FeaturesConfig(preset=name, **preset(name)))
     return tyro.cli(
         Config,
         args=list(arguments),
@@ -223,14 +222,14 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
     )
 
 
-def _config_file(arguments: Sequence[str]) -> str:
-    file = ""
-    for argument, value in zip(arguments, [*arguments[1:], ""], strict=False):
-        if argument == "--config":
-            file = value
-        elif argument.startswith("--config="):
-            file = argument.removeprefix("--config=")
-    return file
+def _value_of(flag: str, arguments: Sequence[str]) -> str:
+    value = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if argument == flag:
+            value = following
+        elif argument.startswith(f"{flag}="):
+            value = argument.removeprefix(f"{flag}=")
+    return value
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

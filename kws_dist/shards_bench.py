@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ
 from kws_dist.corpus.folder import open_folder
@@ -41,6 +43,14 @@ def bench_shards(folder: Path, *, clips: int, rounds: int) -> dict[str, Any]:
         runs.append(seconds)
     speed = {name: clips / statistics.median(run[name] for run in runs) for name in runs[0]}
     return {"clips": clips, "cores": cores, "rounds": rounds, "wavs_made_s": making(), "clips_per_s": speed}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table("", "clips/s", title=f"{result['clips']:,} clips on {result['cores']} cores")
+    for name, speed in result["clips_per_s"].items():
+        table.add_row(name, f"{speed:,.0f}")
+    Console().print(table)
 
 
 def _make_wavs(root: Path, clips: int) -> None:

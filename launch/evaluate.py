@@ -15,7 +15,7 @@ from kws_dist.errors import UsageError, main_guard
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.data import open_data
-from kws_dist.training.ranks import make_accelerator
+from kws_dist.training.ranks import make_accelerator, ranks_for_data
 from kws_dist.training.rebuild import rebuild
 
 
@@ -24,9 +24,9 @@ class DataArguments:
     """Which clips."""
 
     shards: str = ""
-    """Folder of shards. Default: the one that the run was trained on."""
-    residency: Literal["auto", "device", "host"] = "auto"
-    """Where clips live: in device memory, or in memory-mapped files."""
+    """Folder of shards, or its URL. Default: the one that the run was trained on."""
+    residency: Literal["auto", "device", "host", "stream"] = "auto"
+    """Where clips live: in device memory, in memory-mapped files, or fetched while they are used."""
     on_bad_clip: Literal["error", "skip"] = "error"
     """A damaged clip ends the evaluation, or is left out and counted."""
 
@@ -56,7 +56,14 @@ def evaluate(arguments: Arguments) -> None:
     given = arguments.data
     shards = given.shards or trained.config.data.shards
     config = replace(trained.config.data, shards=shards, residency=given.residency, on_bad_clip=given.on_bad_clip)
-    data = open_data(config, accelerator.device, (arguments.split,), words=trained.words)
+    data = open_data(
+        config,
+        accelerator.device,
+        (arguments.split,),
+        words=trained.words,
+        ranks=ranks_for_data(accelerator),
+        warn=accelerator.print,
+    )
     if arguments.split not in data.stores:
         raise UsageError(f"--split {arguments.split}: {shards} holds only {', '.join(data.dataset.splits)}")
     evaluator = Evaluator(
@@ -74,6 +81,7 @@ def evaluate(arguments: Arguments) -> None:
             "step": trained.state["step"],
         }
         print(json.dumps({**about, **result.as_dict(trained.words), "skipped_clips": len(data.skipped_keys)}))
+    data.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kws_dist import config as config_module
 from kws_dist.config import Config, differences, load_file, load_text, parse, to_yaml
 from kws_dist.errors import UsageError
 
@@ -257,17 +256,15 @@ def test_any_text_is_settings_or_wrong_use_and_never_a_crash(text: str) -> None:
 
 
 def all_configs() -> Sequence[type]:
-    found = [value for value in vars(config_module).values() if inspect.isclass(value) and is_dataclass(value)]
-    return [one for one in found if one.__module__ == config_module.__name__]
+    """The class of all settings, and those of its sections."""
+    return [Config, *(type(section) for section in vars(Config()).values() if is_dataclass(section))]
 
 
-@pytest.mark.parametrize("owner", all_configs(), ids=lambda owner: owner.__name__)
-def test_every_setting_says_under_it_what_it_is(owner: type) -> None:
-    """Sections are described by the docstring of their class."""
-    assert owner.__doc__
+def described(owner: type) -> set[str]:
+    """The settings that have a sentence under them."""
     (tree,) = ast.parse(inspect.getsource(owner)).body
     assert isinstance(tree, ast.ClassDef)
-    described = {
+    return {
         line.target.id
         for line, below in zip(tree.body, tree.body[1:], strict=False)
         if isinstance(line, ast.AnnAssign)
@@ -276,9 +273,15 @@ def test_every_setting_says_under_it_what_it_is(owner: type) -> None:
         and isinstance(below.value, ast.Constant)
         and str(below.value.value).strip().endswith(".")
     }
+
+
+@pytest.mark.parametrize("owner", all_configs(), ids=lambda owner: owner.__name__)
+def test_every_setting_says_under_it_what_it_is(owner: type) -> None:
+    """Sections are described by the docstring of their class."""
+    assert owner.__doc__
     sections = {field.name for field in fields(owner) if is_dataclass(getattr(Config(), field.name, None))}
     settings_here = {field.name for field in fields(owner)} - (sections if owner is Config else set())
-    assert described == settings_here
+    assert set().union(*(described(one) for one in owner.__mro__ if is_dataclass(one))) == settings_here
 
 
 @pytest.mark.parametrize("owner", all_configs(), ids=lambda owner: owner.__name__)
@@ -291,3 +294,26 @@ def test_differences_name_the_setting_and_both_values() -> None:
     other = replace(Config(), seed=3, train=replace(Config().train, epochs=4))
     assert differences(Config(), other) == {"seed": (0, 3), "train.epochs": (30, 4)}
     assert differences(other, other) == {}
+
+
+def test_a_preset_sets_all_features_and_what_is_given_besides_overrides_it(tmp_path: Path) -> None:
+    config = parse(["--features.preset", "matchboxnet", "--features.hop_ms", "20"])
+    assert (config.features.kind, config.features.coefficients, config.features.hop_ms) == ("mfcc", 64, 20)
+    from_file = from_yaml("features: {preset: matchboxnet, hop_ms: 20}")
+    assert from_file.features == config.features
+    assert from_yaml(to_yaml(config)) == config
+    file = written(tmp_path, "features: {mels: 20}")
+    assert parse(["--config", file, "--features.preset", "matchboxnet"]).features.mels == 64
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"--features\.preset 'matchbox' is none of bcresnet, matchboxnet"):
+        parse(["--features.preset", "matchbox"])
+
+
+def test_weights_of_words_in_a_file_and_on_the_command_line_add_up(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {weights: {no: 2, yes: 3}, max_share: {_unknown_: 0.1}}")
+    config = parse(["--config", file, "--data.weights", "yes", "4", "_silence_", "0.5"])
+    assert config.data.weights == {"no": 2, "yes": 4, "_silence_": 0.5}
+    assert config.data.max_share == {"_unknown_": 0.1}
+    assert from_yaml(to_yaml(config)).data == config.data

@@ -160,6 +160,10 @@ class LaneSampler:
         soon = [self._visit(lane, number + 1) for lane, number in last.items()]
         return [self._places(visit) for visit in now], [self._places(visit) for visit in soon]
 
+    def reservoir_clips(self) -> Ints:
+        """Return the clips that have to be kept at hand."""
+        return self._clip(np.concatenate([np.zeros(0, np.int64), *self.reservoir.values()]))
+
     def settings(self) -> dict[str, Any]:
         """Return all that the draws depend on, besides the data and its order in the shards."""
         return {

@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler
+from kws_dist.data.batch_slice import BatchSlice
+from kws_dist.data.clip_reader import disk_order
+from kws_dist.data.plans import once_planner
+from kws_dist.data.sampler import ExactlyOnceSampler
 from kws_dist.data.store import Store
+from kws_dist.data.stream_store import StreamStore
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.evaluation.interval import wilson_interval
+from kws_dist.frontend.pipeline import FrontEnd
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Evaluator:
     def __init__(
         self,
         store: Store,
-        front_end: nn.Module,
+        front_end: FrontEnd,
         accelerator: Accelerator,
         *,
         num_classes: int,
@@ -73,7 +78,10 @@ class Evaluator:
     ) -> None:
         world = accelerator.num_processes
         batch_slice = BatchSlice(global_batch=batch_per_rank * world, rank=accelerator.process_index, world=world)
-        sampler = ExactlyOnceSampler(len(store.rows), seed=0, global_batch=batch_slice.global_batch, shuffle=False)
+        batch, order = batch_slice.global_batch, disk_order(store.rows)
+        sampler = ExactlyOnceSampler(len(store.rows), seed=0, global_batch=batch, shuffle=False, order=order)
+        if isinstance(store, StreamStore):
+            store.plan = once_planner(sampler, store.rows, batch_slice)
         self.steps = sampler.steps_per_epoch
         self._worker = DeviceWorker(store, sampler, front_end, batch_slice, accelerator.device)
         self._accelerator, self._num_classes = accelerator, num_classes

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kws_dist.data.sampler import BatchSlice, ExactlyOnceSampler
+from kws_dist.data.batch_slice import BatchSlice
+from kws_dist.data.sampler import ExactlyOnceSampler
 from kws_dist.data.store import Store
 from kws_dist.data.workers import DeviceWorker
+from kws_dist.frontend.pipeline import FrontEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Suspect:
 def suspects(
     stores: Mapping[str, Store],
     model: nn.Module,
-    front_end: nn.Module,
+    front_end: FrontEnd,
     words: Sequence[str],
     *,
     worst: int,
@@ -49,7 +51,7 @@ def suspects(
 
 @torch.inference_mode()
 def _of_split(
-    split: str, store: Store, model: nn.Module, front_end: nn.Module, words: Sequence[str], device: torch.device
+    split: str, store: Store, model: nn.Module, front_end: FrontEnd, words: Sequence[str], device: torch.device
 ) -> Iterator[Suspect]:
     batch_slice = BatchSlice(global_batch=256, rank=0, world=1)
     sampler = ExactlyOnceSampler(len(store.rows), seed=0, global_batch=batch_slice.global_batch, shuffle=False)

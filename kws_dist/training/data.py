@@ -1,22 +1,27 @@
-"""From settings to data: the stores of each split, the sampler, and the front ends."""
+"""From settings to clips: the dataset, wherever it lies, and the store of each split."""
 
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from kws_dist.config import AugmentConfig, Config, DataConfig, FeaturesConfig
-from kws_dist.corpus.clip import SILENCE_WORD
-from kws_dist.corpus.silence import CLIP_SAMPLES
-from kws_dist.data.store import ClipPolicy, Store, open_store, read_noise
+from kws_dist.config import DataConfig
+from kws_dist.corpus.clip import NOISE_SPLIT
+from kws_dist.data.clip_reader import ClipPolicy
+from kws_dist.data.remote_dataset import open_remote
+from kws_dist.data.shard_cache import ShardCache
+from kws_dist.data.share import ALONE, Share
+from kws_dist.data.store import Store, free_bytes, open_store, read_noise
+from kws_dist.data.stream_store import StreamStore
 from kws_dist.errors import UsageError
-from kws_dist.frontend.augment import BackgroundNoise, DrawnSilence, NoiseBank, SpecAugment, TimeShift
-from kws_dist.frontend.features import build_features
-from kws_dist.frontend.pipeline import FrontEnd
-from kws_dist.shards.read import Dataset, open_dataset
+from kws_dist.shards.read import Dataset, Rows, open_dataset
+
+_CACHE_FOLDER = "~/.cache/kws_dist"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 @dataclass(frozen=True)
@@ -30,37 +35,120 @@ class Data:
     """Noise recordings, int16 `(samples,)` each, for training only."""
     skipped_noise: list[str]
     """Damaged noise recordings that were left out."""
+    cache: ShardCache | None = None
+    """Where shards are that came from a URL."""
 
     @property
     def skipped_keys(self) -> list[str]:
         """Damaged clips and noise recordings that were left out."""
         return [key for store in self.stores.values() for key in store.skipped_keys] + self.skipped_noise
 
+    @property
+    def streams(self) -> bool:
+        """Whether shards are fetched while they are used."""
+        return any(isinstance(store, StreamStore) for store in self.stores.values())
+
+    def close(self) -> None:
+        """Stop fetching, and let others have the shards in the cache."""
+        for store in self.stores.values():
+            if isinstance(store, StreamStore):
+                store.close()
+        if self.cache:
+            self.cache.close()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What opening data needs to know of the other ranks."""
+
+    share: Share = ALONE
+    per_machine: int = 1
+    """Ranks that use the disk of this machine."""
+    least: Callable[[int], int] = lambda number: number
+    """Return the least of the numbers that the ranks call it with, on all of them."""
+
 
 def open_data(
-    config: DataConfig, device: torch.device, splits: tuple[str, ...], *, words: tuple[str, ...] = ()
+    config: DataConfig,
+    device: torch.device,
+    splits: tuple[str, ...],
+    *,
+    words: tuple[str, ...] = (),
+    ranks: Ranks | None = None,
+    warn: Callable[[str], None] = print,
 ) -> Data:
-    """Open the shards and load the clips of the splits that exist.
+    """Open the shards and load the clips of the splits that exist, or get ready to fetch them.
 
     `words`: the vocabulary of a model, whose numbering the labels are to follow; by default the dataset's own.
     """
-    if not config.shards:
-        raise UsageError("--data.shards is missing: name a folder that tools/make_shards.py made")
-    dataset = open_dataset(Path(config.shards), check_sizes=config.on_bad_clip != "skip")
+    ranks = ranks or Ranks()
+    dataset, cache = _open_dataset(config, ranks, warn)
+    streams = cache is not None and _streams(config, dataset, splits)
+    if cache and not streams:
+        cache.hold(_shard_names(dataset, splits))
     policy = ClipPolicy(
         clip_samples=round(config.clip_seconds * dataset.sample_rate_hz),
         pad=config.pad,
         long=config.long,
         on_bad_clip=config.on_bad_clip,
     )
-    stores = {}
+    stores: dict[str, Store] = {}
     for split in splits:
         if split in dataset.splits:
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
-            stores[split] = open_store(rows, policy, residency=config.residency, device=device)
-    noise, skipped_noise = read_noise(dataset.rows("noise"), config.on_bad_clip) if "train" in stores else ([], [])
-    return Data(dataset, stores, noise, skipped_noise)
+            if cache and streams:
+                stores[split] = StreamStore(rows, policy, device, cache)
+            else:
+                stores[split] = _load(rows, policy, config, device, ranks)
+    noise, skipped_noise = ([], [])
+    if "train" in stores:
+        if cache:
+            cache.hold(_shard_names(dataset, (NOISE_SPLIT,)))
+        noise, skipped_noise = read_noise(dataset.rows(NOISE_SPLIT), config.on_bad_clip)
+    return Data(dataset, stores, noise, skipped_noise, cache)
+
+
+def _open_dataset(config: DataConfig, ranks: Ranks, warn: Callable[[str], None]) -> tuple[Dataset, ShardCache | None]:
+    """Open a folder as it is, and what lies at a URL or is to be streamed through a cache."""
+    if not config.shards:
+        raise UsageError("--data.shards is missing: name a folder that tools/make_shards.py made")
+    if config.residency != "stream" and not _is_url(config.shards):
+        return open_dataset(Path(config.shards), check_sizes=config.on_bad_clip != "skip"), None
+    return open_remote(
+        config.shards,
+        Path(config.cache_dir or _CACHE_FOLDER).expanduser(),
+        limit_bytes=round(config.cache_gb * 1e9),
+        sharers=ranks.per_machine,
+        on_warning=warn,
+    )
+
+
+def _is_url(shards: str) -> bool:
+    return bool(_SCHEME.match(shards)) and not Path(shards).exists()
+
+
+def _streams(config: DataConfig, dataset: Dataset, splits: tuple[str, ...]) -> bool:
+    """Whether shards are fetched while they are used: where that is asked for, or the cache cannot hold them all."""
+    needed = _shard_names(dataset, (*splits, NOISE_SPLIT))
+    needed_bytes = sum(entry["bytes"] for entry in dataset.meta["shards"] if entry["name"] in needed)
+    return config.residency == "stream" or (config.residency == "auto" and needed_bytes > config.cache_gb * 0.9e9)
+
+
+def _shard_names(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
+    return [entry["name"] for entry in dataset.meta["shards"] if entry["split"] in splits]
+
+
+def _load(rows: Rows, policy: ClipPolicy, config: DataConfig, device: torch.device, ranks: Ranks) -> Store:
+    return open_store(
+        rows,
+        policy,
+        residency=config.residency,
+        device=device,
+        share=ranks.share if config.device_share else ALONE,
+        device_memory_share=config.device_memory_share,
+        memory_bytes=ranks.least(free_bytes(device)),
+    )
 
 
 def match_labels(labels: NDArray[np.int64], words: tuple[str, ...], model_words: tuple[str, ...]) -> NDArray[np.int64]:
@@ -74,64 +162,3 @@ def match_labels(labels: NDArray[np.int64], words: tuple[str, ...], model_words:
         )
     number = [model_words.index(word) if word in model_words else -1 for word in words]
     return np.array(number, np.int64)[labels]
-
-
-def evaluation_front_end(features: FeaturesConfig, sample_rate_hz: int) -> FrontEnd:
-    """Build the front end without augmentation."""
-    return FrontEnd(_features(features, sample_rate_hz))
-
-
-def training_front_end(config: Config, data: Data) -> FrontEnd:
-    """Build the front end with the augmentation that the settings ask for."""
-    augment, rate_hz = config.augment, data.dataset.sample_rate_hz
-    clip_samples = round(config.data.clip_seconds * rate_hz)
-    noise = NoiseBank(data.noise, clip_samples=clip_samples)
-    return FrontEnd(
-        _features(config.features, rate_hz),
-        wave_augment=(
-            TimeShift(
-                seed=config.seed,
-                max_samples=min(round(augment.shift_ms * rate_hz / 1000), clip_samples),
-                probability=augment.shift_probability,
-            ),
-            *_drawn_silence(config, data, noise),
-            BackgroundNoise(
-                noise,
-                seed=config.seed,
-                max_amplitude=augment.noise_amplitude,
-                probability=augment.noise_probability,
-            ),
-        ),
-        feature_augment=(_spec_augment(augment, config.seed),),
-    )
-
-
-def _drawn_silence(config: Config, data: Data, noise: NoiseBank) -> tuple[DrawnSilence, ...]:
-    """Return what draws the silence of the 12-class rule anew; nothing for recordings of silence that a user made."""
-    words, by_rule = data.dataset.words, data.dataset.meta["source"].get("silence", False)
-    if not by_rule or SILENCE_WORD not in words:
-        return ()
-    stored = min(CLIP_SAMPLES, noise.clip_samples)
-    first = (noise.clip_samples - stored) // 2 if config.data.pad == "center" else 0
-    return (
-        DrawnSilence(
-            noise,
-            seed=config.seed,
-            silence_label=words.index(SILENCE_WORD),
-            heard=range(first, first + stored),
-        ),
-    )
-
-
-def _spec_augment(augment: AugmentConfig, seed: int) -> SpecAugment:
-    return SpecAugment(
-        seed=seed,
-        time_masks=augment.time_masks,
-        max_time_frames=augment.time_mask_frames,
-        frequency_masks=augment.frequency_masks,
-        max_frequency_bins=augment.frequency_mask_bins,
-    )
-
-
-def _features(features: FeaturesConfig, sample_rate_hz: int) -> nn.Module:
-    return build_features(**asdict(features), sample_rate_hz=sample_rate_hz)

@@ -9,18 +9,21 @@ from torch.optim import Optimizer
 
 from kws_dist import keyed, models
 from kws_dist.config import Config
+from kws_dist.frontend.normalize import Statistics
 from kws_dist.training.optim import MovingAverage, build_optimizer
 
 _WEIGHTS = 3001  # what a key is for; see `frontend.augment.Purpose`
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """A model in training."""
 
     model: nn.Module
     optimizer: Optimizer
     average: MovingAverage | None
+    statistics: Statistics | None = None
+    """Of the training features, where these are normalised by them."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -34,12 +37,19 @@ class Learner:
             tensors["average"] = dict(self.average.module.state_dict())
         return tensors
 
-    def load(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        """Take over what `tensors` returned."""
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Take over the tensors and the state of a checkpoint."""
+        self.statistics = stored_statistics(state)
         self.model.load_state_dict(tensors["weights"])
         _load_optimizer_tensors(self.optimizer, tensors["optimizer"])
         if self.average:
             self.average.module.load_state_dict(tensors["average"])
+
+
+def stored_statistics(state: dict[str, Any]) -> Statistics | None:
+    """Return the feature statistics in the state of a checkpoint, if it has some."""
+    stored = state.get("feature_statistics")
+    return Statistics.from_json(stored) if stored else None
 
 
 def build_learner(config: Config, *, num_classes: int, device: torch.device) -> Learner:

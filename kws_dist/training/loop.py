@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from kws_dist.config import TrainConfig
 from kws_dist.data.sampler import Sampler
 from kws_dist.data.store import Store
-from kws_dist.data.workers import DeviceWorker
+from kws_dist.data.workers import Batch, DeviceWorker
 from kws_dist.display import Display
 from kws_dist.errors import TrainingError
 from kws_dist.evaluation.evaluate import Evaluation, Evaluator
@@ -67,28 +67,39 @@ class Loop:
         self.steps_per_epoch = parts.sampler.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self._stopping = False
+        self._batches: Generator[Batch, None, None] | None = None
         self._epoch = _Mean()
         self._interval = _Interval(parts.worker)
 
     def run(self) -> bool:
         """Train; return whether the end was reached. All ranks take the same way through here."""
-        while self.progress.step < self.total_steps and not self._stopping:
-            started_s = time.monotonic()
-            self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
-            epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
-            if not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs):
-                self.validate(epoch, started_s)
-            else:
-                self.parts.save(self.progress, False)
+        try:
+            while self.progress.step < self.total_steps and not self._stopping:
+                started_s = time.monotonic()
+                self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
+                epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
+                if not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs):
+                    self.validate(epoch, started_s)
+                else:
+                    self.parts.save(self.progress, False)
+        finally:
+            self.close()
         return self.progress.step == self.total_steps
+
+    def close(self) -> None:
+        """Stop making batches ahead."""
+        if self._batches:
+            self._batches.close()
+            self._batches = None
 
     def train_until(self, last: int) -> None:
         """Take the steps up to, and without, step `last`; fewer if asked to stop."""
-        batches = self.parts.worker.batches(self.progress.step, last)
+        if self._batches is None:  # one row of batches for the whole run: an epoch's first are ready when it begins
+            self._batches = self.parts.worker.batches(self.progress.step, max(self.total_steps, last))
         self._interval.restart()
         for step in range(self.progress.step, last):
             real_rows = self.parts.sampler.real_rows(step)
-            self.parts.step(batches, step=step, real_rows=real_rows, rate=self.rate(step))
+            self.parts.step(self._batches, step=step, real_rows=real_rows, rate=self.rate(step))
             self.progress.step = step + 1
             self.progress.clips += real_rows
             self._interval.clips += real_rows
@@ -100,7 +111,6 @@ class Loop:
             if save:
                 self.parts.save(self.progress, False)
                 self._interval.restart()  # the time of a save is not training time
-        batches.close()
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""

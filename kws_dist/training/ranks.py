@@ -1,13 +1,17 @@
 """The processes of a job: how they are set up, and what rank 0 does for all."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor
 
+from kws_dist.data.share import Share
 from kws_dist.errors import DataError, UsageError
+from kws_dist.training.data import Ranks
 
 T = TypeVar("T")
 
@@ -29,6 +33,24 @@ def _resolved(wanted: str) -> str:
     if wanted == "fp16" and not has_gpu:
         raise UsageError("--train.precision fp16 needs a GPU: choose fp32 or bf16")
     return wanted
+
+
+def ranks_for_data(accelerator: Accelerator) -> Ranks:
+    """Return what opening data needs to know of the other ranks."""
+    world = accelerator.num_processes
+
+    def all_gather(tensor: Tensor) -> Tensor:
+        gathered = accelerator.gather(tensor[None])
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def least(number: int) -> int:
+        return int(all_gather(torch.tensor(number, device=accelerator.device)).min())
+
+    if world == 1:
+        return Ranks()
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE") or world)
+    return Ranks(Share(accelerator.process_index, world, all_gather), per_machine, least)
 
 
 def on_rank_0(accelerator: Accelerator, do: Callable[[], T]) -> T:

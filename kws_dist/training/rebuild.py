@@ -11,7 +11,8 @@ from kws_dist.config import Config, load_text
 from kws_dist.errors import UsageError
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.training.checkpoint import Checkpoint, best_path, load
-from kws_dist.training.data import evaluation_front_end
+from kws_dist.training.front_end import evaluation_front_end
+from kws_dist.training.learner import stored_statistics
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,5 @@ def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:
     model = models.build(config.model.name, num_classes=len(words), **config.model.params)
     tensors = checkpoint.tensors
     model.load_state_dict(tensors.get("average", tensors["weights"]))
-    front_end = evaluation_front_end(config.features, state["sample_rate_hz"])
+    front_end = evaluation_front_end(config.features, state["sample_rate_hz"], stored_statistics(state))
     return Rebuilt(model, front_end, words, config, state)

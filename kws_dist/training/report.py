@@ -45,7 +45,8 @@ def warnings(job: "Job") -> list[str]:
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
     clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
     too_short = all(len(recording) < clip_samples for recording in job.data.noise)
-    if job.config.augment.noise_probability and too_short:
+    augment = job.config.augment
+    if too_short and (augment.snr_noise_probability or (augment.noise_probability and augment.noise_amplitude)):
         said.append("no background noise is mixed in: the shards hold no noise recording as long as a clip")
     return said
 

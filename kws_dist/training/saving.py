@@ -26,12 +26,14 @@ def save(job: "Job", progress: Progress, is_best: bool) -> None:
 
 
 def _write_checkpoint(job: "Job", progress: Progress, is_best: bool) -> None:
+    statistics = job.learner.statistics
     state = {
         "step": progress.step,
         "draw": progress.step * job.config.train.global_batch,
         "progress": asdict(progress),
         **job.facts,
         "sample_rate_hz": job.data.dataset.sample_rate_hz,
+        "feature_statistics": statistics.to_json() if statistics else None,
         "config": to_yaml(job.config),
         "wandb_id": wandb_id(job.run.path) if job.config.tracking.wandb != "disabled" else None,
         "versions": package_versions(),

@@ -12,20 +12,27 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from kws_dist.config import Config
-from kws_dist.data.sampler import BatchSlice, Sampler, build_sampler
+from kws_dist.data.batch_slice import BatchSlice
+from kws_dist.data.lanes import LaneSampler
+from kws_dist.data.plans import lane_planner
+from kws_dist.data.sampler import Sampler
+from kws_dist.data.stream_store import StreamStore
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display, silent
 from kws_dist.errors import UsageError
 from kws_dist.evaluation.evaluate import Evaluator
+from kws_dist.frontend.normalize import Statistics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
 from kws_dist.training import checkpoint, report, resume
 from kws_dist.training.buffers import average_buffers
-from kws_dist.training.data import Data, evaluation_front_end, open_data, training_front_end
+from kws_dist.training.data import Data, open_data
+from kws_dist.training.draws import training_sampler
 from kws_dist.training.dry_run import rehearse
+from kws_dist.training.front_end import evaluation_front_end, training_front_end, training_statistics
 from kws_dist.training.learner import Learner, build_learner
 from kws_dist.training.loop import Loop, Parts, Progress
-from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.ranks import on_rank_0, ranks_for_data
 from kws_dist.training.saving import save
 from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
@@ -70,15 +77,20 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    data = open_data(config.data, accelerator.device, ("train", "val", "test"))
+    data = open_data(
+        config.data,
+        accelerator.device,
+        ("train", "val", "test"),
+        ranks=ranks_for_data(accelerator),
+        warn=accelerator.print,
+    )
     if "train" not in data.stores:
         raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
-    sampler = build_sampler(
-        data.stores["train"].rows.label,
-        seed=config.seed,
-        balance=config.data.balance,
-        global_batch=config.train.global_batch,
-    )
+    store = data.stores["train"]
+    sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)
+    if isinstance(store, StreamStore) and isinstance(sampler, LaneSampler):
+        store.keep(sampler.reservoir_clips())
+        store.plan = lane_planner(sampler, store.rows, batch_slice)
     learner = build_learner(config, num_classes=len(data.dataset.words), device=accelerator.device)
     run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
     return Job(config, accelerator, data, sampler, batch_slice, learner, RunFolder(Path(run_dir)))
@@ -96,9 +108,11 @@ def run_job(job: Job) -> None:
         progress = _take_up(job, console)
         if progress is None:
             return
+        job.learner.statistics = job.learner.statistics or _statistics(job)
         display, tracker = _watchers(job, console, progress)
         stack.enter_context(display)
         stack.enter_context(tracker)
+        stack.callback(job.data.close)
         rows, changed = report.startup_rows(job, progress.step), report.changed_settings(job.config)
         display.startup(rows, changed, job.data.dataset.words)
         for warning in report.warnings(job):
@@ -113,6 +127,7 @@ def run_job(job: Job) -> None:
 
 def _dry_run(job: Job) -> None:
     display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
+    job.learner.statistics = _statistics(job)
     display.startup(report.startup_rows(job, 0), report.changed_settings(job.config), job.data.dataset.words)
     rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
 
@@ -139,11 +154,15 @@ def _take_up(job: Job, console: Console) -> Progress | None:
     if path is None:
         return Progress()
     loaded = checkpoint.load(Path(path))
-    job.learner.load(loaded.tensors)
+    job.learner.load(loaded.tensors, loaded.state)
     progress = Progress(**loaded.state["progress"])
     if not checkpoint.best_path(job.run.checkpoints).exists():
         progress.best_step = 0  # it lies in the folder of the run that this one branches off from
     return progress
+
+
+def _statistics(job: Job) -> Statistics | None:
+    return training_statistics(job.config, job.data, job.sampler, job.accelerator.device)
 
 
 def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
@@ -163,7 +182,7 @@ def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) ->
         clip_norm=config.train.clip_norm,
         average=learner.average,
     )
-    front_end = training_front_end(config, job.data).to(accelerator.device)
+    front_end = training_front_end(config, job.data, learner.statistics).to(accelerator.device)
     store = job.data.stores["train"]
     return Parts(
         step=step,
@@ -183,7 +202,8 @@ def evaluator(job: Job, split: str) -> Evaluator | None:
     """Return an evaluator of a split, or None if the data have no such split."""
     if split not in job.data.stores:
         return None
-    front_end = evaluation_front_end(job.config.features, job.data.dataset.sample_rate_hz)
+    rate_hz = job.data.dataset.sample_rate_hz
+    front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics)
     return Evaluator(
         job.data.stores[split],
         front_end.to(job.accelerator.device),
@@ -223,7 +243,7 @@ def _display(job: Job, console: Console, start_step: int) -> Display:
 def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -> None:
     """Evaluate the best checkpoint on every held-out split and write what the run is judged by."""
     best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
-    job.learner.load(best.tensors)
+    job.learner.load(best.tensors, best.state)
     model = job.learner.evaluated
     results = {split: evaluate(model) for split in ("val", "test") if (evaluate := evaluator(job, split))}
     if not job.accelerator.is_main_process:

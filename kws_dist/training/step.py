@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ class StepFigures:
     loss: float
     """Mean over the clips, as it was minimised."""
     accuracy: float
+    """Share of the clips whose own word was the most likely one; lower where clips are mixed."""
     gradient_norm: float
     """Of the last step."""
     bad_steps_in_row: int
@@ -70,11 +72,13 @@ class TrainStep:
         self._model.train()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        for micro_step, batch in zip(range(self._accumulate), micro_batches, strict=False):
-            last = micro_step == self._accumulate - 1
+        taken = 0
+        for micro_step, batch in enumerate(islice(micro_batches, self._accumulate)):
+            taken, last = micro_step + 1, micro_step == self._accumulate - 1
             self._seed_dropout(step, micro_step)
             with nullcontext() if last else self._accelerator.no_sync(self._model):
                 self._forward_backward(batch, real_rows)
+        assert taken == self._accumulate, "there is a batch for every micro-step"
         self._update()
         if self._average:
             self._average.update(step)
@@ -82,14 +86,21 @@ class TrainStep:
     def _forward_backward(self, batch: Batch, real_rows: int) -> None:
         with self._accelerator.autocast():
             logits = self._model(batch.features)
-        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none", label_smoothing=self._label_smoothing)
-        loss = (losses * batch.weights).sum()
+        loss = (self._losses(logits.float(), batch) * batch.weights).sum()
         # DDP averages over ranks what should be summed. A loss that is not finite is made to poison the gradient,
         # which all ranks share, so that all of them skip the step.
         scale = torch.where(loss.detach().isfinite(), self._accelerator.num_processes / real_rows, float("nan"))
         self._accelerator.backward(loss * scale)
         correct = ((logits.detach().argmax(1) == batch.labels) * batch.weights).sum()
         self._sums += torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
+
+    def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of each clip `(B,)`; of a mixed one, of its two words by their shares (mix-up, 2017, eq. 1)."""
+        losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self._label_smoothing)
+        if batch.partner_labels is None or batch.partner_share is None:
+            return losses
+        others = F.cross_entropy(logits, batch.partner_labels, reduction="none", label_smoothing=self._label_smoothing)
+        return torch.lerp(losses, others, batch.partner_share)
 
     def _update(self) -> None:
         scaler = self._accelerator.scaler

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_corpus import files, pack, tone, wav_file
 
-from kws_dist.config import AugmentConfig, Config, DataConfig
+from kws_dist.config import AugmentSettings, Config, DataConfig
 from kws_dist.corpus.clip import SILENCE_WORD
 from kws_dist.corpus.speech_commands import SpeechCommands
 from kws_dist.data.sampler import BatchSlice, build_sampler
@@ -16,10 +16,11 @@ from kws_dist.frontend.augment import DrawnSilence
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.shards.plan import make_plan
 from kws_dist.shards.write import write_dataset
-from kws_dist.training.data import Data, evaluation_front_end, open_data, training_front_end
+from kws_dist.training.data import Data, open_data
+from kws_dist.training.front_end import evaluation_front_end, training_front_end
 
 CPU = torch.device("cpu")
-OFF = AugmentConfig(shift_probability=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
+OFF = AugmentSettings(shift_probability=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
 
 
 def opened(folder: Path, *, silence: bool, **settings: object) -> tuple[Config, Data]:

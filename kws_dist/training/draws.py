@@ -1,0 +1,64 @@
+"""From settings to draws: which sampler a run has."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kws_dist.config import Config
+from kws_dist.data.clip_reader import disk_order
+from kws_dist.data.lanes import Lanes, build_lane_sampler
+from kws_dist.data.quota import block_quota, class_shares
+from kws_dist.data.sampler import Sampler, build_sampler
+from kws_dist.errors import UsageError
+from kws_dist.shards.read import Rows
+
+Ints = NDArray[np.int64]
+
+
+def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, streams: bool) -> Sampler:
+    """Return the sampler of a run on the training clips `rows`, whose labels number `words`.
+
+    `streams`: shards are fetched while they are used, so that draws have to be of a few shards at a time.
+    """
+    data, seed, batch = config.data, config.seed, config.train.global_batch
+    weights = _by_word(data.weights, words, "--data.weights")
+    max_share = _by_word(data.max_share, words, "--data.max_share")
+    _refuse_words_without_clips(rows.label, words, weights)
+    if not streams:
+        return build_sampler(
+            rows.label, seed=seed, balance=data.balance, global_batch=batch, weights=weights, max_share=max_share
+        )
+    lanes = Lanes.plan(
+        clips=len(rows),
+        shards=len(rows.shard_paths),
+        global_batch=batch,
+        lanes=data.lanes,
+        window_shards=data.window_shards,
+    )
+    quota = None
+    if data.balance or data.weights or data.max_share:
+        clips = np.bincount(rows.label, minlength=len(words))
+        of_words = {"weights": np.array(weights), "max_share": np.array(max_share)}
+        quota = block_quota(class_shares(clips, balance=data.balance, **of_words))
+    return build_lane_sampler(lanes, rows.label, disk_order(rows), seed=seed, quota=quota)
+
+
+def _by_word(values: Mapping[str, float], words: Sequence[str], flag: str) -> list[float]:
+    """Return the value of each word, 1 where none is given."""
+    for word in values:
+        if word not in words:
+            near = get_close_matches(word, words, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the words are {', '.join(words)}"
+            raise UsageError(f"{flag} {word}: the data have no such word; {hint}")
+    return [values.get(word, 1.0) for word in words]
+
+
+def _refuse_words_without_clips(labels: Ints, words: Sequence[str], weights: Sequence[float]) -> None:
+    clips = np.bincount(labels, minlength=len(words))
+    for word, count, weight in zip(words, clips, weights, strict=True):
+        if count == 0 and weight > 0:
+            raise UsageError(
+                f"there is no training clip of {word!r}: make shards that have some, or pass --data.weights {word} 0"
+            )

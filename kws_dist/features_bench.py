@@ -27,6 +27,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "waveform at 8 kHz": {"kind": "waveform", "resample_hz": 8_000},
 }
 EACH, AT_ONCE, TRANSFORM = "torchaudio, clip by clip", "torchaudio, all at once", "FFT alone"
+_HEADINGS = {EACH: "to clip by clip", AT_ONCE: "to all at once", TRANSFORM: "to FFT"}
 
 
 def bench_features(*, device: torch.device, clips: int | None = None, rounds: int = 5) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def show(result: dict[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("clips/s", justify="right")
     for other in result["to"]:
-        table.add_column(f"/ {other}", justify="right")
+        table.add_column(_HEADINGS[other], justify="right")
     for name, speed in result["clips_per_s"].items():
         table.add_row(name, f"{speed:,.0f}", *(f"{ratios[name]:.2f}" for ratios in result["to"].values()))
     Console().print(table)

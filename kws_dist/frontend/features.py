@@ -101,8 +101,8 @@ def _kind(settings: FeatureSettings, sample_rate_hz: int) -> list[nn.Module]:
         fft_samples=settings.fft_samples,
         centered=settings.centered,
         # `auto` is the transform on every device. For BC-ResNet's log-mels it was measured to be 5 to 6 times as fast
-        # on two CPU cores. An H200 takes 0.7 us a clip for the product alone (50 MFLOP at 67 TFLOP/s, as TF32 is no choice),
-        # and 0.3 us for the whole way by the transform (1.6 MB read and written at 4.8 TB/s).
+        # on two CPU cores. An H200 takes 0.7 us a clip for the product alone (50 MFLOP at 67 TFLOP/s, without TF32) and
+        # 0.3 us for the whole way by the transform (1.6 MB read and written at 4.8 TB/s).
         dft=settings.spectrum == "dft",
     )
     logarithm = _Log(settings.log_offset)

@@ -8,6 +8,7 @@ Everything is written with `+ * ^ & >>` on signed 64-bit integers that wrap, whi
 do alike; the logical right shift that the mixer needs is an arithmetic one with the sign bits masked off.
 """
 
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -34,8 +35,9 @@ def mixed_with(key: int, counters: Ints) -> Ints:
     return mix((counters * _MIX_2) ^ _signed(key + _GOLDEN))
 
 
+@lru_cache(maxsize=4096)
 def fold(key: int, *parts: int) -> int:
-    """Make one int64 key of several Python integers; the order matters."""
+    """Make one int64 key of several Python integers; the order matters. Kept, as every batch asks for the same few."""
     for part in parts:
         key = int(mixed_with(key, np.array([_signed(part)]))[0])
     return key

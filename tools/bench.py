@@ -58,8 +58,9 @@ def bench_data(own: argparse.Namespace, rest: list[str], _: Path) -> Result:
     config = parse(rest)
     if not config.data.shards:
         raise UsageError("--data.shards is missing: name a folder that tools/make_shards.py made")
+    keep_freed_memory()
     return data_bench.bench_data(
-        Path(config.data.shards), rounds=own.rounds or 5, batch=own.batch or 256, clips=own.clips or 8_192
+        Path(config.data.shards), rounds=own.rounds or 5, batch=own.batch or 256, clips=own.clips or 20_000
     )
 
 

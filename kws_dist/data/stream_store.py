@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kws_dist.data.ahead import Ahead
 from kws_dist.data.cache_folder import NoRoomError
-from kws_dist.data.clip_reader import ClipPolicy, Ints, Samples, read_into, refuse_long
+from kws_dist.data.clip_reader import ClipPolicy, Ints, Samples, fit, refuse_long
 from kws_dist.data.pinned import cuda_buffers
 from kws_dist.data.shard_cache import ShardCache
 from kws_dist.errors import DataError, UsageError
-from kws_dist.shards.read import Rows
+from kws_dist.shards.read import Rows, pcm_of, verify_record
 
 _BUFFERS = 4  # a batch is filled, one is copied, and two more may wait for a device that is behind
 
@@ -33,6 +33,11 @@ class Plan:
     """What comes next, the most urgent first."""
 
 
+def nothing(step: int) -> Plan:  # noqa: ARG001 - whatever the step
+    """Plan nothing: shards are fetched when they are needed."""
+    return Plan((), ())
+
+
 class StreamStore:
     """The clips of one split, in shards that come and go."""
 
@@ -44,11 +49,11 @@ class StreamStore:
         policy: ClipPolicy,
         device: torch.device,
         cache: ShardCache,
-        plan: Callable[[int], Plan],
+        plan: Callable[[int], Plan] = nothing,
         *,
         threads: int = 4,
     ) -> None:
-        """`plan` of a step; `threads`: how many shards are fetched at the same time, from the first `at_step` on."""
+        """`plan` of a step, which may be set later; `threads`: how many shards are fetched at the same time."""
         if policy.on_bad_clip == "skip":
             raise UsageError(
                 "--data.on_bad_clip skip does not go with --data.residency stream: clips that are left out change the"
@@ -56,9 +61,12 @@ class StreamStore:
             )
         refuse_long(rows, policy)
         self.rows, self.skipped_keys = rows, list[str]()
-        self._policy, self._device, self._cache, self._plan = policy, device, cache, plan
+        self.plan = plan
+        self._policy, self._device, self._cache = policy, device, cache
+        self._kept, self._kept_row = np.empty((0, policy.clip_samples), np.int16), np.full(len(rows), -1, np.int32)
         self._names = [path.name for path in rows.shard_paths]
         self._numbers = {name: number for number, name in enumerate(self._names)}
+        self._verified = np.zeros(len(rows), bool)
         self._buffers = cuda_buffers(_BUFFERS, policy.clip_samples, device) if device.type == "cuda" else None
         self._shards = Ahead(self._mapped, threads)
 
@@ -67,10 +75,11 @@ class StreamStore:
 
         Raises `UsageError` if the limit has no room for what the step needs.
         """
-        plan = self._plan(step)
+        plan = self.plan(step)
         now, soon = ([self._names[shard] for shard in shards] for shards in (plan.now, plan.soon))
         fitting = self._cache.within_limit(now, soon)
-        self._let_go(self._shards.want(plan.now, [self._numbers[name] for name in fitting]))
+        ahead = [self._numbers[name] for name in fitting if name not in now]
+        self._let_go(self._shards.want(plan.now, ahead))
 
     def gather(self, clip: Ints | Tensor) -> Tensor:
         """Return the int16 PCM `(B, clip_samples)` of the clips `(B,)`, which must not be on a GPU.
@@ -86,6 +95,17 @@ class StreamStore:
             self._fill(pcm.numpy(), numbers)
             return pcm.to(self._device, non_blocking=True)
 
+    def keep(self, clips: Ints) -> None:
+        """Read some clips now, from shards that are let go again, and keep them in memory."""
+        kept = np.empty((len(clips), self._policy.clip_samples), np.int16)
+        shard_of = self.rows.shard[clips]
+        for shard in np.unique(shard_of).tolist():
+            places = np.flatnonzero(shard_of == shard)
+            self._copy(shard, clips[places], [kept[place] for place in places])
+            self._let_go(self._shards.clear())
+        self._kept = kept
+        self._kept_row[clips] = np.arange(len(clips))
+
     def close(self) -> None:
         """Stop fetching, and close the cache. What was gathered stays."""
         self._cache.close()
@@ -93,8 +113,11 @@ class StreamStore:
 
     def _fill(self, pcm: Samples, clips: Ints) -> None:
         """Write the clips `(B,)` into the rows of `pcm` `(B, clip_samples)`, shard by shard."""
-        shard_of = self.rows.shard[clips]
-        for shard in np.unique(shard_of).tolist():
+        kept_row = self._kept_row[clips]
+        is_kept = kept_row >= 0
+        pcm[is_kept] = self._kept[kept_row[is_kept]]
+        shard_of = np.where(is_kept, -1, self.rows.shard[clips])
+        for shard in np.unique(shard_of[~is_kept]).tolist():
             places = np.flatnonzero(shard_of == shard)
             self._copy(shard, clips[places], [pcm[place] for place in places])
 
@@ -111,7 +134,11 @@ class StreamStore:
     def _read(self, content: memoryview, clips: Ints, out: list[Samples]) -> None:
         offsets, sizes = self.rows.record_offset[clips].tolist(), self.rows.record_bytes[clips].tolist()
         for row, clip, first, size in zip(out, clips.tolist(), offsets, sizes, strict=True):
-            read_into(row, self.rows, clip, content[first : first + size], self._policy)
+            record = content[first : first + size]
+            if not self._verified[clip]:
+                verify_record(self.rows, clip, record)
+                self._verified[clip] = True
+            fit(row, pcm_of(self.rows, clip, record), self._policy)
 
     def _content(self, shard: int) -> memoryview:
         try:

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
 
     ways: dict[str, Callable[[], None]] = {
         "training": train,
-        **{name: lambda step=step: [step() for _ in range(steps)] and None for name, step in bare.items()},
+        **{name: partial(_repeat, step, steps) for name, step in bare.items()},
     }
     for run in ways.values():  # warm-up
         clips_per_s(run, rows * steps, device)
@@ -104,6 +105,11 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
         "data_wait_share": statistics.median(waited[1:]),
         "epoch": epoch,
     }
+
+
+def _repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
 
 
 def _whole_epoch(job: Job, loop: Loop, training_clips_per_s: float) -> dict[str, float]:

@@ -21,6 +21,7 @@ from kws_dist.errors import UsageError
 from kws_dist.shards.read import Dataset, Rows, open_dataset
 
 _CACHE_FOLDER = "~/.cache/kws_dist"
+_HELD_OUT_SHARE = 0.1  # of the cache, for each split that is only evaluated on
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -97,7 +98,7 @@ def open_data(
         if split in dataset.splits:
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
-            if cache and streams:
+            if cache and streams and not (split != "train" and _held(cache, dataset, split, config)):
                 stores[split] = StreamStore(rows, policy, device, cache)
             else:
                 stores[split] = _load(rows, policy, config, device, ranks)
@@ -130,9 +131,21 @@ def _is_url(shards: str) -> bool:
 
 def _streams(config: DataConfig, dataset: Dataset, splits: tuple[str, ...]) -> bool:
     """Whether shards are fetched while they are used: where that is asked for, or the cache cannot hold them all."""
-    needed = _shard_names(dataset, (*splits, NOISE_SPLIT))
-    needed_bytes = sum(entry["bytes"] for entry in dataset.meta["shards"] if entry["name"] in needed)
+    needed_bytes = _size_bytes(dataset, _shard_names(dataset, (*splits, NOISE_SPLIT)))
     return config.residency == "stream" or (config.residency == "auto" and needed_bytes > config.cache_gb * 0.9e9)
+
+
+def _held(cache: ShardCache, dataset: Dataset, split: str, config: DataConfig) -> bool:
+    """Fetch the shards of a held-out split whole, and keep them, if they are small beside the cache."""
+    names = _shard_names(dataset, (split,))
+    if _size_bytes(dataset, names) > config.cache_gb * 1e9 * _HELD_OUT_SHARE:
+        return False
+    cache.hold(names)
+    return True
+
+
+def _size_bytes(dataset: Dataset, names: list[str]) -> int:
+    return sum(entry["bytes"] for entry in dataset.meta["shards"] if entry["name"] in names)
 
 
 def _shard_names(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
@@ -143,11 +156,12 @@ def _load(rows: Rows, policy: ClipPolicy, config: DataConfig, device: torch.devi
     return open_store(
         rows,
         policy,
-        residency=config.residency,
+        residency="auto" if config.residency == "stream" else config.residency,
         device=device,
-        share=ranks.share if config.device_share else ALONE,
+        # Clips that are left out have to be agreed on, wherever they live.
+        share=ranks.share if config.device_share or config.on_bad_clip == "skip" else ALONE,
         device_memory_share=config.device_memory_share,
-        memory_bytes=ranks.least(free_bytes(device)),
+        memory_bytes=ranks.least(free_bytes(device) // (ranks.per_machine if device.type == "cpu" else 1)),
     )
 
 

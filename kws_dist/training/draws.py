@@ -16,6 +16,8 @@ from kws_dist.shards.read import Rows
 
 Ints = NDArray[np.int64]
 
+_LARGEST_RESERVOIR_CLIPS = 100_000  # 3.2 GB of one-second clips
+
 
 def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, streams: bool) -> Sampler:
     """Return the sampler of a run on the training clips `rows`, whose labels number `words`.
@@ -42,7 +44,15 @@ def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, stream
         clips = np.bincount(rows.label, minlength=len(words))
         of_words = {"weights": np.array(weights), "max_share": np.array(max_share)}
         quota = block_quota(class_shares(clips, balance=data.balance, **of_words))
-    return build_lane_sampler(lanes, rows.label, disk_order(rows), seed=seed, quota=quota)
+    sampler = build_lane_sampler(lanes, rows.label, disk_order(rows), seed=seed, quota=quota)
+    kept = len(sampler.reservoir_clips())
+    if kept > _LARGEST_RESERVOIR_CLIPS:
+        rare = ", ".join(words[label] for label in sampler.reservoir)
+        raise UsageError(
+            f"--data.window_shards {data.window_shards}: windows are so small that some lack {rare}, of which {kept:,}"
+            " clips would have to be kept in memory: choose larger windows, or fewer --data.lanes"
+        )
+    return sampler
 
 
 def _by_word(values: Mapping[str, float], words: Sequence[str], flag: str) -> list[float]:

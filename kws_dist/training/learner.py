@@ -46,6 +46,14 @@ class Learner:
             self.average.module.load_state_dict(tensors["average"])
 
 
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """Build the model, as wide as the features if it has to know that."""
+    params = config.model.params
+    if "mels" in models.list_params(config.model.name):
+        params = {"mels": config.features.bins} | params
+    return models.build(config.model.name, num_classes=num_classes, **params)
+
+
 def stored_statistics(state: dict[str, Any]) -> Statistics | None:
     """Return the feature statistics in the state of a checkpoint, if it has some."""
     stored = state.get("feature_statistics")
@@ -55,7 +63,7 @@ def stored_statistics(state: dict[str, Any]) -> Statistics | None:
 def build_learner(config: Config, *, num_classes: int, device: torch.device) -> Learner:
     """Build a model with weights drawn from the seed, on the device, with its optimizer."""
     torch.manual_seed(keyed.fold(config.seed, _WEIGHTS) & (2**63 - 1))
-    model = models.build(config.model.name, num_classes=num_classes, **config.model.params).to(device)
+    model = build_model(config, num_classes).to(device)
     optimizer = build_optimizer(
         model,
         config.train.optimizer,

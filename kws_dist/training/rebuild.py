@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from kws_dist import models
 from kws_dist.config import Config, load_text
 from kws_dist.errors import UsageError
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.training.checkpoint import Checkpoint, best_path, load
 from kws_dist.training.front_end import evaluation_front_end
-from kws_dist.training.learner import stored_statistics
+from kws_dist.training.learner import build_model, stored_statistics
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:
     state = checkpoint.state
     config = load_text(state["config"], name=str(checkpoint.path))
     words = tuple(state["words"])
-    model = models.build(config.model.name, num_classes=len(words), **config.model.params)
+    model = build_model(config, len(words))
     tensors = checkpoint.tensors
     model.load_state_dict(tensors.get("average", tensors["weights"]))
     front_end = evaluation_front_end(config.features, state["sample_rate_hz"], stored_statistics(state))

@@ -31,6 +31,8 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
         "model": f"{_model_name(job)}, {parameter_count(job.learner.model):,} parameters",
         "data": f"{config.data.shards}, digest {dataset.digest[:12]}",
         "clips": clips,
+        "clips live in": _homes(job),
+        "features": f"{config.features.kind}, {config.features.bins} bins",
         "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks"
         f" x {batch.accumulate} accumulated",
         "length": f"{config.train.epochs} epochs x {job.sampler.steps_per_epoch} steps",
@@ -38,6 +40,16 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
         "device": device_name(job.accelerator.device),
         "seed": str(config.seed),
     }
+
+
+def _homes(job: "Job") -> str:
+    """Say where the clips of each split are."""
+    homes = {"DeviceStore": f"{job.accelerator.device.type} memory", "HostStore": "memory-mapped shards"}
+    homes["StreamStore"] = "a cache of shards that are fetched while they are used"
+    splits: dict[str, list[str]] = {}
+    for split, store in job.data.stores.items():
+        splits.setdefault(homes[type(store).__name__], []).append(split)
+    return "; ".join(home if len(splits) == 1 else f"{', '.join(some)}: {home}" for home, some in splits.items())
 
 
 def warnings(job: "Job") -> list[str]:

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from launching import SMALL, environment, python, run
-from safetensors.torch import load_file
+from run_folders import assert_identical, result_without_times
 
 from kws_dist.metrics_file import read_metrics
 from kws_dist.training.checkpoint import newest, step_folders
@@ -21,26 +20,6 @@ LONG = ("--train.epochs", "8", "--train.save_every_steps", "1")
 
 def train(run_dir: Path, shards: Path, *more: str | Path) -> list[str]:
     return python("launch/train.py", "--data.shards", shards, "--run_dir", run_dir, *SMALL, *more)
-
-
-def all_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    last = step_folders(run_dir / "checkpoints")[-1]
-    return {
-        f"{last.name}/{file.name}/{name}": tensor
-        for file in last.glob("*.safetensors")
-        for name, tensor in load_file(file).items()
-    }
-
-
-def assert_identical(a: Path, b: Path) -> None:
-    of_a, of_b = all_tensors(a), all_tensors(b)
-    assert of_a.keys() == of_b.keys()
-    assert [name for name in of_a if not torch.equal(of_a[name], of_b[name])] == []
-
-
-def result_without_times(run_dir: Path) -> dict[str, object]:
-    result = json.loads((run_dir / "result.json").read_text())
-    return {name: value for name, value in result.items() if not name.startswith("train_")}
 
 
 def state(run_dir: Path) -> dict[str, object]:

@@ -4,9 +4,11 @@ PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
 WORDS := yes,no,up,down,left,right,on,off,stop,go
+# The shards that the benchmarks of `make gpu` read.
+SHARDS ?= data/real10
 INSTALLED := .venv/installed
 
-.PHONY: quickstart test lint format install clean
+.PHONY: quickstart test gpu lint format install clean
 
 quickstart: install
 	$(BIN)/python tools/make_shards.py synth --words $(WORDS) --out data/quickstart
@@ -14,6 +16,18 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What only a CUDA device can show: its tests, and figures for docs/benchmarks.md, in gpu/.
+gpu: install
+	mkdir -p gpu
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python tools/bench.py pipeline --json gpu/pipeline.json
+	$(BIN)/python tools/bench.py features --json gpu/features.json
+	$(BIN)/python tools/bench.py data --data.shards $(SHARDS) --json gpu/data.json
+	$(BIN)/python tools/bench.py train --config configs/bcresnet1.yaml --data.shards $(SHARDS) --train.global_batch 2048 \
+		--steps 50 --json gpu/train.json
+	$(BIN)/accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards $(SHARDS) --run_dir gpu/run \
+		--train.epochs 3 --train.precision bf16
 
 lint: install
 	$(BIN)/ruff check .

@@ -68,13 +68,15 @@ class Ahead(Generic[T]):
             self._drop(number)
 
     def close(self) -> None:
-        """Begin nothing more, and wait a little for what was begun."""
+        """Begin nothing more, wait a little for what was begun, and drop all results."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         until_s = time.monotonic() + _LEAVE_S
         for thread in self._threads:
             thread.join(max(until_s - time.monotonic(), 0.0))
+        with self._changed:
+            self._futures = {number: future for number, future in self._futures.items() if not future.done()}
 
     def _drop(self, number: int) -> None:
         self._futures.pop(number, None)

@@ -6,8 +6,9 @@ process left, or that anybody has touched, is verified again before it is used, 
 
 import hashlib
 import os
+import resource
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from kws_dist.data.received import Wanted
 from kws_dist.shards.meta import ShardEntry
 
 _POLL_S = 0.05
+_OPEN_FILES = 1 << 16
 
 
 class ShardCache:
@@ -34,7 +36,9 @@ class ShardCache:
         self._coming: set[str] = set()
         self._verified: dict[str, tuple[int, ...]] = {}
         self._wanted: frozenset[Path] = frozenset()
+        self._users: list[Callable[[], None]] = []
         self._fixed_bytes = folder.fixed_bytes()
+        _allow_open_files()
 
     def get(self, name: str) -> Path:
         """Return the path of a shard that is there, whole, and stays until it is released.
@@ -99,6 +103,16 @@ class ShardCache:
         self._wanted = frozenset(self._root / name for name in chosen)
         return list(chosen)
 
+    def join(self, let_go: Callable[[], None]) -> None:
+        """Hear of one more who gets shards, and can release all of them when there is no room for what is needed."""
+        self._users.append(let_go)
+
+    def make_room(self) -> None:
+        """Have all shards released that are not held whole: the plans of their users were wrong, or are another's."""
+        self._wanted = frozenset()
+        for let_go in self._users:
+            let_go()
+
     def close(self) -> None:
         """Stop fetching and release all shards."""
         self._remote.stop()
@@ -158,6 +172,15 @@ class ShardCache:
             now_ns = time.time_ns()  # finer than the clock of the file system, so no two shards are equally old
             os.utime(file.fileno(), ns=(now_ns, now_ns))
         self._verified[name] = _state(file)
+
+
+def _allow_open_files() -> None:
+    """Let this process have two files open for each of thousands of shards; most systems begin with 1,024 in all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = min(hard, _OPEN_FILES) if hard != resource.RLIM_INFINITY else _OPEN_FILES
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _state(file: FileIO) -> tuple[int, ...]:

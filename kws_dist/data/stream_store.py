@@ -69,6 +69,7 @@ class StreamStore:
         self._verified = np.zeros(len(rows), bool)
         self._buffers = cuda_buffers(_BUFFERS, policy.clip_samples, device) if device.type == "cuda" else None
         self._shards = Ahead(self._mapped, threads)
+        cache.join(self._let_all_go)
 
     def at_step(self, step: int) -> None:
         """Have fetched what this step needs, then what comes next as far as the limit allows; let go of all else.
@@ -102,7 +103,7 @@ class StreamStore:
         for shard in np.unique(shard_of).tolist():
             places = np.flatnonzero(shard_of == shard)
             self._copy(shard, clips[places], [kept[place] for place in places])
-            self._let_go(self._shards.clear())
+            self._let_all_go()
         self._kept = kept
         self._kept_row[clips] = np.arange(len(clips))
 
@@ -143,14 +144,16 @@ class StreamStore:
     def _content(self, shard: int) -> memoryview:
         try:
             return self._shards.result(shard)
-        except NoRoomError:  # what the plan holds is in the way of what it should have held
-            self._cache.within_limit((), ())
-            self._let_go(self._shards.clear())
+        except NoRoomError:  # what a plan holds, this or another store's, is in the way of what is needed
+            self._cache.make_room()
             return self._shards.result(shard)
 
     def _mapped(self, shard: int) -> memoryview:
         with self._cache.get(self._names[shard]).open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _let_all_go(self) -> None:
+        self._let_go(self._shards.clear())
 
     def _let_go(self, shards: Sequence[int]) -> None:
         for shard in shards:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ answers = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(answers, max_size=5))
 def test_whatever_a_server_does_the_right_bytes_come_or_one_sentence(bad: list[Answer]) -> None:
     """Broken connections, wrong bytes of the right length, wrong lengths, refused ranges, objects that change."""
@@ -150,6 +151,15 @@ def test_an_object_that_changes_between_attempts_is_never_a_mixture(
         server, Answer(change=lambda data: data[::-1], cut_bytes=1000, headers=headers), Answer(headers=headers)
     )
     assert got(server.url) == CONTENT
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("headers", [{"ETag": 'W/"1"'}, {"ETag": "", "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}])
+def test_an_object_of_which_nothing_is_known_is_no_mixture_if_the_server_tells_one_version_from_another(
+    server: HostileServer, headers: dict[str, str], ranges: bool
+) -> None:
+    served_badly(server, Answer(change=lambda data: data[::-1], cut_bytes=1000, headers=headers), Answer(ranges=ranges))
+    assert got(server.url, wanted=Wanted(limit_bytes=SIZE_BYTES)) == CONTENT
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 451])
@@ -262,24 +272,17 @@ def test_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
         got(str(tmp_path), Patience(first_wait_s=1000.0))
 
 
-def test_stopping_ends_a_wait_at_once(server: HostileServer) -> None:
-    server.otherwise = Answer(status=503)
-    remote, said = Remote(server.url, Patience(first_wait_s=1000.0, longest_wait_s=1000.0)), []
-
-    def fetch() -> None:
-        try:
-            remote.read(NAME, SIZE_BYTES)
-        except DataError as error:
-            said.append(str(error))
-
-    asked = threading.Event()
+@pytest.mark.parametrize("answer", [Answer(status=503), Answer(cut_bytes=10, end="drip")])
+def test_stopping_ends_a_wait_and_what_comes(server: HostileServer, answer: Answer) -> None:
+    server.otherwise, asked = answer, threading.Event()
     server.on_request = lambda _: asked.set()
-    thread = threading.Thread(target=fetch)
-    thread.start()
-    assert asked.wait(60)
-    remote.stop()
-    thread.join(10)
-    assert said == [f"{server.url}: fetching was stopped"]
+    remote = Remote(server.url, Patience(stall_s=1000.0, first_wait_s=1000.0, longest_wait_s=1000.0))
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(remote.read, NAME, SIZE_BYTES)
+        assert asked.wait(60)
+        remote.stop()
+        with pytest.raises(DataError, match="fetching was stopped"):
+            fetching.result(60)
 
 
 def received(wanted: Wanted = WANTED) -> tuple[io.BytesIO, Received]:

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hostile_server import Answer, HostileServer, bytes_in, serving
 
-from kws_dist.data.cache_folder import CacheFolder
+from kws_dist.data.cache_folder import CacheFolder, locked
 from kws_dist.data.fetch import Remote
 from kws_dist.data.received import Patience
 from kws_dist.data.shard_cache import ShardCache
@@ -72,8 +72,9 @@ def there(folder: Path) -> list[str]:
 
 
 def size_bytes(folder: Path) -> int:
-    """Of all files, temporary ones included."""
-    return bytes_in(root(folder))
+    """Of all files, temporary ones included, at one moment: one file may come when another one has gone."""
+    with locked(folder):
+        return bytes_in(root(folder))
 
 
 def test_a_shard_is_fetched_once_and_then_there_for_any_process(tmp_path: Path, server: HostileServer) -> None:
@@ -132,6 +133,15 @@ def test_what_happened_to_a_shard_while_nobody_used_it_is_seen_and_mended(
         assert there(tmp_path) == [NAMES[0]]
 
 
+def test_what_happened_to_a_shard_while_it_was_used_is_seen_at_the_next_use(
+    tmp_path: Path, server: HostileServer
+) -> None:
+    cache = opened(tmp_path, server.url)
+    flip_a_bit(cache.get(NAMES[0]))
+    cache.release(NAMES[0])
+    assert held(cache, NAMES[0]) == FILES[NAMES[0]]
+
+
 def test_what_is_not_used_goes_first_and_what_is_used_never(tmp_path: Path, server: HostileServer) -> None:
     cache = opened(tmp_path, server.url, limit_bytes=3 * SHARD_BYTES)
     for name in NAMES[:3]:
@@ -166,11 +176,16 @@ def test_what_another_process_uses_is_not_taken_away(tmp_path: Path, server: Hos
 def test_room_that_others_take_is_waited_for(tmp_path: Path, server: HostileServer) -> None:
     other = opened(tmp_path, server.url)
     other.get(NAMES[0])
-    cache = opened(tmp_path, server.url, limit_bytes=SHARD_BYTES)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(cache.get, NAMES[1])
-        other.release(NAMES[0])
-        assert waiting.result(30).read_bytes() == FILES[NAMES[1]]
+
+    class WhileOneWaits(Remote):
+        def pause(self, wait_s: float) -> None:
+            other.release(NAMES[0])
+            super().pause(wait_s)
+
+    folder = CacheFolder(tmp_path, SHARD_BYTES)
+    cache = ShardCache(WhileOneWaits(server.url), folder, root(tmp_path), ENTRIES)
+    assert held(cache, NAMES[1]) == FILES[NAMES[1]]
+    assert there(tmp_path) == [NAMES[1]]
 
 
 def test_what_will_be_used_next_is_kept_and_the_limit_decides_how_much_that_is(
@@ -330,25 +345,39 @@ def test_a_process_can_end_while_a_server_keeps_its_threads_waiting(tmp_path: Pa
     assert held(opened(tmp_path, server.url, limit_bytes=2 * SHARD_BYTES), NAMES[7]) == FILES[NAMES[7]]
 
 
-def full_disk(folder: Path, url: str, says: Path) -> None:
-    """Fetch in a process that may write no file beyond 10 kB, as on a disk that is nearly full."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-    try:
-        opened(folder, url).get(NAMES[0])
-    except DataError as error:
-        says.write_text(str(error))
+def in_a_fork(work: Callable[[], object]) -> int:
+    """Do it in a process of its own, whose limits can be changed; return its exit code."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, server: HostileServer) -> None:
-    child = os.fork()
-    if not child:
-        full_disk(tmp_path / "cache", server.url, tmp_path / "says")
-        os._exit(0)
-    os.waitpid(child, 0)
-    says = (tmp_path / "says").read_text()
-    assert f"{NAMES[0]}: cannot be written (File too large); make room on that disk, lower --data.cache_gb" in says
-    assert there(tmp_path / "cache") == []
+    """In a process that may write no file beyond 10 kB."""
+
+    def fetch() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        says = rf"{NAMES[0]}: cannot be written \(File too large\); make room on that disk, lower --data\.cache_gb"
+        with pytest.raises(DataError, match=says):
+            opened(tmp_path, server.url).get(NAMES[0])
+
+    assert in_a_fork(fetch) == 0
+    assert there(tmp_path) == []
+
+
+def test_more_shards_can_be_held_than_files_be_open_at_first(tmp_path: Path, server: HostileServer) -> None:
+    def hold() -> None:
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 6, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        opened(tmp_path, server.url).hold(NAMES, threads=1)
+
+    assert in_a_fork(hold) == 0
 
 
 def test_a_cache_that_cannot_be_is_a_usage_error(tmp_path: Path) -> None:

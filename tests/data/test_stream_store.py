@@ -17,6 +17,7 @@ from tiny_corpus import shards_of
 from torch import Tensor
 
 from kws_dist.corpus.speech_commands import SpeechCommands
+from kws_dist.data.cache_folder import locked
 from kws_dist.data.clip_reader import ClipPolicy
 from kws_dist.data.received import Patience
 from kws_dist.data.remote_dataset import open_remote
@@ -78,8 +79,9 @@ class Stream:
         return [number for number, path in enumerate(self.rows.shard_paths) if str(path) in maps]
 
     def size_bytes(self) -> int:
-        """All files in the cache, temporary ones included."""
-        return bytes_in(self.root)
+        """The size of all files in the cache at one moment, temporary ones included."""
+        with locked(self.root.parent):
+            return bytes_in(self.root)
 
 
 def reference(folder: Path, **policy: Any) -> Tensor:
@@ -106,7 +108,7 @@ def fixed_bytes(folder: Path) -> int:
 
 BAD = {
     "drops": [Answer(cut_bytes=5000), Answer(cut_bytes=1, end="reset")],
-    "stalls": [Answer(cut_bytes=0, end="stall"), Answer(cut_bytes=3000, end="stall")],
+    "stalls": [Answer(cut_bytes=3000, end="stall")],
     "drips": [Answer(cut_bytes=3000, end="drip")],
     "is busy": [Answer(status=500), Answer(status=503), Answer(status=429)],
     "lies": [Answer(change=lambda data: data[::-1]), Answer(change=lambda data: data[:3000] + b"?" + data[3001:])],
@@ -166,7 +168,7 @@ def test_a_server_where_shards_are_missing_for_a_while(
     pad=st.sampled_from(["end", "center"]),
     long=st.sampled_from(["start", "center"]),
 )
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_clips_in_any_order_and_length_are_those_of_the_host_store(
     codecs: dict[str, Path], tmp_path: Path, codec: str, clips: list[int], clip_samples: int, pad: str, long: str
 ) -> None:
@@ -212,6 +214,7 @@ def test_only_the_shards_of_the_plan_stay_mapped(tmp_path: Path, server: Hostile
         stream.store.gather(stream.clips_of(*plan.now))
         assert stream.mapped() == plan.now
     stream.store.close()
+    assert stream.mapped() == []
     assert stream.there() == [0, 1, 2, 3]
 
 
@@ -236,6 +239,27 @@ def test_a_wrong_plan_costs_time_and_nothing_else(tmp_path: Path, many_shards: P
         stream.store.at_step(step)
         assert torch.equal(stream.store.gather(clips), expected[clips])
     stream.store.close()
+    assert max(sizes) <= limit_bytes
+
+
+def test_stores_that_share_a_cache_give_way_to_each_other(
+    tmp_path: Path, many_shards: Path, server: HostileServer
+) -> None:
+    """Each with a plan that fills the limit, as those of a split for training and of one for evaluation."""
+    limit_bytes, expected = fixed_bytes(many_shards) + 2 * shard_bytes(many_shards), reference(many_shards)
+    stream = Stream(server.url, tmp_path, in_turn, limit_bytes=limit_bytes)
+    other = StreamStore(
+        stream.rows, ClipPolicy(clip_samples=LONGEST), CPU, stream.cache, lambda step: in_turn(step + 3)
+    )
+    sizes = []
+    server.on_request = lambda _: sizes.append(stream.size_bytes())
+    for step in range(4):
+        for store, shard in ((stream.store, step), (other, step + 3)):
+            store.at_step(step)
+            clips = stream.clips_of(shard % 7)
+            assert torch.equal(store.gather(clips), expected[clips])
+    for store in (stream.store, other):
+        store.close()
     assert max(sizes) <= limit_bytes
 
 
@@ -328,3 +352,18 @@ def test_closing_does_not_wait_for_a_server(tmp_path: Path, server: HostileServe
     started_s = time.monotonic()
     stream.store.close()
     assert time.monotonic() - started_s < 20
+    with pytest.raises(DataError, match="fetching was stopped"):
+        stream.store.gather(stream.clips_of(3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_on_the_gpu_are_those_on_the_cpu(tmp_path: Path, many_shards: Path) -> None:
+    stream, rng = Stream(str(many_shards), tmp_path, lambda _: NEVER), np.random.default_rng(0)
+    policy, expected = ClipPolicy(clip_samples=LONGEST), reference(many_shards)
+    store = StreamStore(stream.rows, policy, torch.device("cuda"), stream.cache, lambda _: NEVER)
+    batches = [rng.integers(0, 21, size) for size in (8, 1, 30, 8, 8, 0, 30)]
+    gathered = [store.gather(clips) for clips in batches]
+    for clips, pcm in zip(batches, gathered, strict=True):
+        assert pcm.is_cuda
+        assert torch.equal(pcm.cpu(), expected[clips])

@@ -51,6 +51,10 @@ class DataConfig:
     """`stream`: folder for fetched shards. Default: kws_dist below the user's cache folder."""
     cache_gb: float = 50.0
     """`stream`: largest size of that folder."""
+    fetch_threads: int = 4
+    """`stream`: shards fetched at the same time by each process."""
+    fetch_attempts: int = 8
+    """How often a shard is asked for before the run ends; waits double from 1 s to 60 s."""
     clip_seconds: float = 1.0
     """Length of what the model hears."""
     pad: Literal["end", "center"] = "end"

@@ -24,7 +24,8 @@ _PACKAGES = ("kws_dist", "torch", "torchaudio", "accelerate", "numpy", "safetens
 
 # Settings that a resumed run may change: they alter neither the draws nor what is learnt from one.
 _FREE = {"config", "run_dir", "resume", "dry_run", "debug", "data.shards", "data.residency"}
-_FREE |= {"data.device_memory_share", "data.device_share", "data.cache_dir", "data.cache_gb", "features.preset"}
+_FREE |= {"data.device_memory_share", "data.device_share", "data.cache_dir", "data.cache_gb"}
+_FREE |= {"data.fetch_threads", "data.fetch_attempts", "features.preset"}
 _FREE |= {"data.lanes", "data.window_shards"}  # where they matter the sampler's settings differ
 _FREE |= {f"train.{name}" for name in ("epochs", "accumulate", "eval_every_epochs", "save_every_steps")}
 _FREE |= {"train.log_every_steps", "train.max_bad_steps", "tracking.wandb", "tracking.project"}

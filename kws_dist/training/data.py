@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kws_dist.config import DataConfig
 from kws_dist.corpus.clip import NOISE_SPLIT
 from kws_dist.data.clip_reader import ClipPolicy
+from kws_dist.data.received import Patience
 from kws_dist.data.remote_dataset import open_remote
 from kws_dist.data.shard_cache import ShardCache
 from kws_dist.data.share import ALONE, Share
@@ -99,7 +100,7 @@ def open_data(
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
             if cache and streams and not (split != "train" and _held(cache, dataset, split, config)):
-                stores[split] = StreamStore(rows, policy, device, cache)
+                stores[split] = StreamStore(rows, policy, device, cache, threads=max(config.fetch_threads, 1))
             else:
                 stores[split] = _load(rows, policy, config, device, ranks)
     noise, skipped_noise = ([], [])
@@ -121,6 +122,7 @@ def _open_dataset(config: DataConfig, ranks: Ranks, warn: Callable[[str], None])
         Path(config.cache_dir or _CACHE_FOLDER).expanduser(),
         limit_bytes=round(config.cache_gb * 1e9),
         sharers=ranks.per_machine,
+        patience=Patience(attempts=max(config.fetch_attempts, 1)),
         on_warning=warn,
     )
 

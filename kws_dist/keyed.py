@@ -59,8 +59,8 @@ def uniforms(seed: int, purpose: int, draws: torch.Tensor, count: int) -> torch.
 
 
 def below(key: int, counters: Ints, size: "int | Ints") -> Ints:
-    """Return for each of the int64 `counters` a number in [0, size), equally likely; size up to 2^31."""
-    return ((mixed_with(key, counters) >> 33) & ((1 << 31) - 1)) * size >> 31
+    """Return for each of the int64 `counters` a number in [0, size), equally likely to 1 in 2^62 / size."""
+    return (mixed_with(key, counters) & ((1 << 62) - 1)) % size
 
 
 def _signed(x: int) -> int:

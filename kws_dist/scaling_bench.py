@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ
+from kws_dist.data.balanced_lanes import BalancedLanes
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.data.lanes import Lanes, LaneSampler
+from kws_dist.data.once_lanes import OnceLanes
 from kws_dist.data.sampler import ClassBalancedDistributedSampler
 from kws_dist.shards.codec import WAV_HEADER_BYTES
 from kws_dist.shards.index import ROW, ShardIndex, index_path, pack_index
@@ -139,9 +141,10 @@ def _lane_start(clips: int, ranks: int) -> dict[str, Any]:
     t = batch.step_numbers(10**6)
 
     def start() -> tuple[LaneSampler, list[range]]:
-        sampler = LaneSampler(
-            lanes, _labels, seed=0, quota=np.ones(WORDS, np.int64) if clips > lanes.groups * WORDS else None
-        )
+        # Fewer clips in a group than there are words: then every clip once.
+        balanced = clips > lanes.groups * WORDS
+        quota = np.ones(WORDS, np.int64)
+        sampler = BalancedLanes(lanes, _labels, seed=0, quota=quota) if balanced else OnceLanes(lanes, seed=0)
         sampler.draws(t)
         now, soon = sampler.windows(t)
         return sampler, now + soon

@@ -169,7 +169,7 @@ def test_amounts_are_said_with_their_units_whatever_they_are_called() -> None:
     ]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_silence_waveform_features_and_any_word_can_be_shown(tmp_path: Path) -> None:
     silent = Heard(
         draw=0,

@@ -51,7 +51,7 @@ class Drawer:
     def micro_batches(self, first_step: int, last_step: int) -> Iterator[Drawn]:
         """Yield the micro-batches of the steps `first_step <= step < last_step`, in order."""
         at_once = AT_ONCE_GPU if self._on_gpu else AT_ONCE_CPU
-        steps = max(at_once // (self._slice.rows * self._slice.accumulate), 1)
+        steps = max(at_once // self._slice.global_batch, 1)  # what lies between a rank's own draws costs as well
         for first in range(first_step, last_step, steps):
             some = range(first, min(first + steps, last_step))
             yield from self._cut(self._draw(np.concatenate([self._slice.step_numbers(step) for step in some])))

@@ -64,13 +64,15 @@ class HostStore:
         Raises `DataError` when one that is read for the first time is damaged.
         """
         number = np.asarray(clip)
-        if self._buffers is None:  # what is gathered is handed out, so it cannot be written again
-            pcm = torch.empty(len(number), self._clip_samples, dtype=torch.int16)
-            self._threads.run(self._clips.copy, number, pcm)
-            return pcm
-        with self._buffers.lend(len(number)) as pcm:
-            self._threads.run(self._clips.copy, number, pcm)
-            return pcm.to(self._device, non_blocking=True)
+        # The threads are not in the caller's inference mode, and may not write into a tensor that was made in it.
+        with torch.inference_mode(False):
+            if self._buffers is None:  # what is gathered is handed out, so it cannot be written again
+                pcm = torch.empty(len(number), self._clip_samples, dtype=torch.int16)
+                self._threads.run(self._clips.copy, number, pcm)
+                return pcm
+            with self._buffers.lend(len(number)) as pcm:
+                self._threads.run(self._clips.copy, number, pcm)
+                return pcm.to(self._device, non_blocking=True)
 
 
 class _Decoded:

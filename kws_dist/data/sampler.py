@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from kws_dist import keyed
@@ -25,7 +26,7 @@ from kws_dist.errors import UsageError
 
 Ints = NDArray[np.int64]
 
-ORDER_VERSION = 2
+ORDER_VERSION = 3
 """Changes whenever the same settings come to mean other draws, so that no run goes on with those of another."""
 
 _SLOT, _PASS, _EPOCH, _PARTNER = 1001, 1002, 1003, 1004  # what a key is for; none is an augmentation's `Purpose`
@@ -95,15 +96,15 @@ class ClassBalancedDistributedSampler(EpochSampler):
         Raises `UsageError` for what cannot be.
         """
         super().__init__(BatchSlice(global_batch=global_batch, accumulate=accumulate, rank=rank, world=world))
-        labels = np.asarray(labels, np.int64)
+        labels = checked_labels(labels)
         classes = max(len(weights) if weights is not None else 0, int(labels.max(initial=-1)) + 1)
         self.class_clips = np.bincount(labels, minlength=classes).astype(np.int64)
         self.seed, self.balance, self.global_batch = seed, balance, global_batch
         self.weights, self.max_share = _per_class(weights, classes), _per_class(max_share, classes)
-        _check(self.class_clips, balance, self.weights, self.max_share)
         share = class_shares(self.class_clips, balance=balance, weights=self.weights, max_share=self.max_share)
         self.quota = block_quota(share)
         self.steps_per_epoch = -(-len(labels) // global_batch)
+        self.labels_digest = xxhash.xxh3_64_hexdigest(labels.tobytes())
         self._block_draws = int(self.quota.sum())
         self._tables = self._make_tables(labels)
         self._even = self.quota.max() == 1
@@ -190,18 +191,18 @@ class ExactlyOnceSampler:
         self._tables = Tables(**whole, **({} if order is None else {"order": order}))
 
     def draws(self, t: Any) -> Draws:
-        """Return the draws `t` `(B,)`; padding rows name the first clip with weight 0."""
+        """Return the draws `t` `(B,)`; padding rows name the last clip of the epoch with weight 0."""
         padded = self.steps_per_epoch * self.global_batch
         epoch, position = t // padded, t % padded
         real = position < self.clips
-        clip = position * real
+        clip = position * real + (self.clips - 1) * ~real
         tables = self._tables.beside(t)
         if self.shuffle:
             ranges = Ranges(tables.epoch_size, tables.epoch_low, tables.epoch_high).at(0 * t)
             clip = permute(clip, ranges, keyed.fold(self.seed, _EPOCH), epoch)
         elif hasattr(tables, "order"):
             clip = tables.order[clip]
-        return Draws(t, clip * real, as_weights(real))
+        return Draws(t, clip, as_weights(real))
 
     def partners(self, t: Any) -> Any:
         """Return the clips `(B,)` that the draws `t` are mixed with: any clip, equally likely."""
@@ -234,26 +235,25 @@ def build_sampler(
     max_share: Sequence[float] | None = None,
 ) -> Sampler:
     """Return the sampler of a training run: `balance` 0, without shares of its own, is plain exactly-once epochs."""
-    plain = all(share is None or min(share) == max(share) == 1 for share in (weights, max_share))
-    if balance == 0 and plain:
+    if is_natural(balance, weights, max_share):
         return ExactlyOnceSampler(len(labels), seed=seed, global_batch=global_batch)
     return ClassBalancedDistributedSampler(
         labels, seed=seed, balance=balance, global_batch=global_batch, weights=weights, max_share=max_share
     )
 
 
+def is_natural(balance: float, weights: Sequence[float] | None, max_share: Sequence[float] | None) -> bool:
+    """Return whether words are to be drawn just as they occur."""
+    return balance == 0 and all(share is None or min(share) == max(share) == 1 for share in (weights, max_share))
+
+
 def _per_class(values: Sequence[float] | None, classes: int) -> NDArray[np.float64]:
     return np.ones(classes) if values is None else np.asarray(values, np.float64)
 
 
-def _check(class_clips: Ints, balance: float, weights: NDArray[np.float64], max_share: NDArray[np.float64]) -> None:
-    if not 0.0 <= balance <= 1.0:
-        raise UsageError(f"--data.balance {balance} is outside [0, 1]")
-    if not (len(weights) == len(max_share) == len(class_clips)):
-        raise UsageError(f"{len(weights)} weights and {len(max_share)} largest shares for {len(class_clips)} classes")
-    if not (weights >= 0).all() or not (max_share > 0).all():
-        raise UsageError("--data.weights should be 0 or more, and --data.max_share above 0")
-    drawn = weights > 0
-    if not drawn.any() or not class_clips[drawn].all():
-        empty = int(np.flatnonzero(drawn & (class_clips == 0))[0]) if drawn.any() else 0
-        raise UsageError(f"no clip has label {empty}: every word that is to be drawn needs one")
+def checked_labels(labels: Any) -> Ints:
+    """Return labels as int64 `(N,)`; raises `UsageError` if they are not classes numbered from 0."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or (len(array) and not np.issubdtype(array.dtype, np.integer)) or array.min(initial=0) < 0:
+        raise UsageError(f"labels should be whole numbers from 0, one for each clip, not {array.dtype} {array.shape}")
+    return array.astype(np.int64)

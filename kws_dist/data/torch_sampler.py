@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Sampler as TorchSampler
 
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.errors import UsageError
+
+_DRAWN_AT_ONCE = 4096
 
 
 class EpochSampler(TorchSampler[int]):
@@ -19,8 +22,11 @@ class EpochSampler(TorchSampler[int]):
     def __init__(self, batch_slice: BatchSlice) -> None:
         self.slice = batch_slice
         self._step = 0
+        self._loaded = False
 
     steps_per_epoch: int
+    labels_digest: str
+    """Tells the clips apart that the draws are of."""
 
     def draws(self, t: Any) -> Any:
         """Return what is drawn at each of the draw numbers `t` `(B,)`."""
@@ -31,15 +37,26 @@ class EpochSampler(TorchSampler[int]):
         raise NotImplementedError
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be that of this epoch, counted from 0."""
-        self._step = epoch * self.steps_per_epoch
+        """Let the next iteration be that of this epoch, counted from 0.
+
+        Right after `load_state_dict` the epoch that was being iterated over goes on where it was.
+        """
+        if not (self._loaded and epoch == self._step // self.steps_per_epoch):
+            self._step = epoch * self.steps_per_epoch
+        self._loaded = False
 
     def __iter__(self) -> Iterator[int]:
-        first = self._step
-        end = (first // self.steps_per_epoch + 1) * self.steps_per_epoch
-        for step in range(first, end):
-            self._step = step + 1
-            yield from self.draws(self.slice.step_numbers(step)).clip.tolist()
+        self._loaded = False
+        rows = self.slice.rows * self.slice.accumulate
+        at_once = max(_DRAWN_AT_ONCE // (rows * self.slice.world), 1)
+        step, end = self._step, (self._step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        while step < end:
+            some = range(step, min(step + at_once, end))
+            clips = self.draws(np.concatenate([self.slice.step_numbers(one) for one in some])).clip.tolist()
+            for step in some:
+                self._step = step + 1
+                yield from clips[(step - some.start) * rows : (step - some.start + 1) * rows]
+            step = some.stop
 
     def __len__(self) -> int:
         """Return the clip numbers of this rank in a whole epoch."""
@@ -50,7 +67,8 @@ class EpochSampler(TorchSampler[int]):
 
         A loader with worker processes runs ahead of the training: name the number of optimizer steps taken.
         """
-        return {"step": self._step if step is None else step, "settings": self.settings()}
+        step = self._step if step is None else step
+        return {"step": step, "labels": self.labels_digest, "settings": self.settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; raises `UsageError` if its draws would have been others than these."""
@@ -59,4 +77,6 @@ class EpochSampler(TorchSampler[int]):
         if changed:
             what = ", ".join(f"{name} (was {then.get(name)}, is {now.get(name)})" for name in changed)
             raise UsageError(f"the sampler's state is of other draws: {what}; make the sampler with the old settings")
-        self._step = int(state["step"])
+        if state["labels"] != self.labels_digest:
+            raise UsageError("the sampler's state is of other clips: make the sampler with the labels it began with")
+        self._step, self._loaded = int(state["step"]), True

@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kws_dist.config import Config
+from kws_dist.data.balanced_lanes import build_lanes
 from kws_dist.data.clip_reader import disk_order
-from kws_dist.data.lanes import Lanes, build_lane_sampler
+from kws_dist.data.lanes import Lanes
+from kws_dist.data.once_lanes import OnceLanes
 from kws_dist.data.quota import block_quota, class_shares
-from kws_dist.data.sampler import Sampler, build_sampler
+from kws_dist.data.sampler import Sampler, build_sampler, is_natural
 from kws_dist.errors import UsageError
 from kws_dist.shards.read import Rows
 
@@ -39,12 +41,18 @@ def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, stream
         lanes=data.lanes,
         window_shards=data.window_shards,
     )
-    quota = None
-    if data.balance or data.weights or data.max_share:
-        clips = np.bincount(rows.label, minlength=len(words))
-        of_words = {"weights": np.array(weights), "max_share": np.array(max_share)}
-        quota = block_quota(class_shares(clips, balance=data.balance, **of_words))
-    sampler = build_lane_sampler(lanes, rows.label, disk_order(rows), seed=seed, quota=quota)
+    order = disk_order(rows)
+    if is_natural(data.balance, weights, max_share):
+        return OnceLanes(lanes, seed=seed, clip_at=order)
+    share = class_shares(
+        np.bincount(rows.label, minlength=len(words)),
+        balance=data.balance,
+        weights=np.array(weights),
+        max_share=np.array(max_share),
+    )
+    # A window holds whole blocks: one that is longer than its group would go through the group several times.
+    quota = block_quota(share, longest_draws=len(rows) // lanes.groups)
+    sampler = build_lanes(lanes, rows.label, order, seed=seed, quota=quota)
     kept = len(sampler.reservoir_clips())
     if kept > _LARGEST_RESERVOIR_CLIPS:
         rare = ", ".join(words[label] for label in sampler.reservoir)

@@ -92,3 +92,30 @@ def test_a_state_of_other_draws_is_refused_by_name(change: dict[str, object]) ->
     """P9."""
     with pytest.raises(UsageError, match=next(iter(change))):
         sampler(**change).load_state_dict(sampler().state_dict())
+
+
+def test_the_epoch_that_a_state_is_from_goes_on_where_it_was() -> None:
+    """As in a loop that sets the epoch each time."""
+    one = sampler()
+    whole = clips_of(one)
+    other = sampler()
+    other.load_state_dict(one.state_dict(step=2))
+    other.set_epoch(0)
+    assert clips_of(other) == whole[2:]
+    other.set_epoch(0)
+    assert clips_of(other) == whole
+    other.load_state_dict(one.state_dict(step=2))
+    other.set_epoch(1)
+    assert clips_of(other) == clips_of(one)
+
+
+def test_a_state_of_other_clips_is_refused() -> None:
+    other = ClassBalancedDistributedSampler(LABELS[::-1].copy(), global_batch=24, seed=5)
+    with pytest.raises(UsageError, match="other clips"):
+        other.load_state_dict(sampler().state_dict())
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [-1, 0], [[0, 1]], ["yes"]])
+def test_labels_that_are_no_classes_are_refused(labels: list[object]) -> None:
+    with pytest.raises(UsageError, match="whole numbers"):
+        ClassBalancedDistributedSampler(np.array(labels), global_batch=1)

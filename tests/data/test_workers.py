@@ -344,7 +344,7 @@ def waited_share(one: DeviceWorker, use: Callable[[], None]) -> float:
 def test_a_slow_store_shows_in_the_time_waited_for_data(store: Store, ahead: int) -> None:
     one = worker(SlowStore(store), balanced(store), WAVEFORMS, ahead=ahead)
     assert one.wait_s == 0
-    assert waited_share(one, lambda: None) > 0.8
+    assert waited_share(one, lambda: None) > 0.5
 
 
 @pytest.mark.parametrize("ahead", [0, 2])

@@ -24,7 +24,7 @@ def page(words: list[str], *, without: str = "", n_samples: int = 8000) -> ClipP
     )
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_the_page_grows_with_the_words_and_is_never_empty(tmp_path: Path) -> None:
     heights = []
     for words in (["yes"], ["yes", "no"], [f"word{i}" for i in range(8)], [f"a long word {i}" for i in range(36)]):
@@ -36,7 +36,7 @@ def test_the_page_grows_with_the_words_and_is_never_empty(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["page.png"]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("words", [["$x", "a_b^c", r"\frac"], ["ja", "übung", "naïve"]])
 def test_any_word_can_be_shown_also_one_without_clips(tmp_path: Path, words: list[str]) -> None:
     draw_clip_page(page(words, without=words[1]), tmp_path / "page.png")

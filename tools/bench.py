@@ -119,9 +119,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="turns")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     own, rest = parser.parse_known_args()
+    debug = "--debug" in rest
+    rest = [word for word in rest if word != "--debug"]
     measure, show = BENCHES[own.what]
 
     def run() -> None:
+        for name in ("steps", "clips", "batch", "rounds"):
+            if getattr(own, name) is not None and getattr(own, name) < 1:
+                raise UsageError(f"--{name} {getattr(own, name)} should be 1 or more")
         if not torch.cuda.is_available():
             use_cores()
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +136,7 @@ def main() -> int:
         if own.json:
             own.json.write_text(json.dumps(result, indent=1) + "\n")
 
-    return main_guard(run, debug="--debug" in rest)
+    return main_guard(run, debug=debug)
 
 
 if __name__ == "__main__":

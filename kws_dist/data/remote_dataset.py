@@ -62,8 +62,9 @@ def _bring_up_to_date(remote: Remote, folder: CacheFolder, root: Path, on_warnin
     missing = [entry for entry in meta.shards if not _is_current(root, entry)]
     do_all(lambda number: _fetch_index(remote, folder, root, missing[number]), len(missing), _INDEXES_AT_ONCE)
     new.replace(path)  # last, so that a copy which is used without its server is whole
+    listed = {index_path(root / entry.name) for entry in meta.shards}
     for index in root.glob(f"*{INDEX_SUFFIX}"):
-        if index not in [index_path(root / entry.name) for entry in meta.shards]:
+        if index not in listed:
             index.unlink()
 
 

@@ -21,7 +21,7 @@ from kws_dist.training.learner import build_learner
 from kws_dist.training.loop import Loop, Progress
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
-from kws_dist.training.session import Job, build_job, parts_of
+from kws_dist.training.session import Job, build_job, parts_of, statistics_of
 from kws_dist.training.stop import StopRequest
 
 _EPOCHS = 1_000_000  # so that the batches of one long run never end
@@ -30,7 +30,7 @@ _EPOCHS = 1_000_000  # so that the batches of one long run never end
 def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
     """Return one step of the bare loop: features, forward, backward, optimizer, on one resident batch."""
     device, config = job.accelerator.device, job.config
-    front_end = training_front_end(config, job.data).to(device)
+    front_end = training_front_end(config, job.data, job.learner.statistics).to(device)
     if not augmented:
         front_end.wave_augment, front_end.feature_augment = torch.nn.ModuleList(), torch.nn.ModuleList()
     draws = job.sampler.draws(job.batch_slice.draw_numbers(0, 0))
@@ -69,6 +69,7 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
     config = replace(config, run_dir=str(folder), train=replace(config.train, accumulate=1, epochs=_EPOCHS))
     accelerator = make_accelerator(config.train.precision)
     job = build_job(config, accelerator)
+    job.learner.statistics = statistics_of(job)
     rows, device = job.batch_slice.global_batch, accelerator.device
     loop = Loop(
         parts_of(job, StopRequest(), Tracker([MetricsFile(folder / "metrics.jsonl")]), silent()),

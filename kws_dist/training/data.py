@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from kws_dist.data.shard_cache import ShardCache
 from kws_dist.data.share import ALONE, Share
 from kws_dist.data.store import Store, free_bytes, open_store, read_noise
 from kws_dist.data.stream_store import StreamStore
-from kws_dist.errors import UsageError
+from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.read import Dataset, Rows, open_dataset
+
+T = TypeVar("T")
 
 _CACHE_FOLDER = "~/.cache/kws_dist"
 _HELD_OUT_SHARE = 0.1  # of the cache, for each split that is only evaluated on
@@ -66,8 +69,23 @@ class Ranks:
     share: Share = ALONE
     per_machine: int = 1
     """Ranks that use the disk of this machine."""
-    least: Callable[[int], int] = lambda number: number
-    """Return the least of the numbers that the ranks call it with, on all of them."""
+    gather: Callable[[Any], list[Any]] = lambda own: [own]
+    """Return what the ranks call it with, small things, in the order of the ranks."""
+
+    def agreed(self, do: Callable[[], T]) -> T:
+        """Call `do`, which exchanges nothing; where it fails on any rank, raise that error on all of them.
+
+        So no rank waits for another that has given up.
+        """
+        result, error = None, None
+        try:
+            result = do()
+        except (UsageError, DataError) as own:
+            error = own
+        failed = next((other for other in self.gather(error) if other), None)
+        if failed:
+            raise failed
+        return result  # pyright: ignore[reportReturnType] - there is one if there is no error
 
 
 def open_data(
@@ -84,10 +102,12 @@ def open_data(
     `words`: the vocabulary of a model, whose numbering the labels are to follow; by default the dataset's own.
     """
     ranks = ranks or Ranks()
-    dataset, cache = _open_dataset(config, ranks, warn)
+    dataset, cache = ranks.agreed(lambda: _open_dataset(config, ranks, warn))
+    if len({*ranks.gather(dataset.digest)}) > 1:
+        raise DataError(f"{config.shards}: not the same data on all machines; bring them up to date and try again")
     streams = cache is not None and _streams(config, dataset, splits)
     if cache and not streams:
-        cache.hold(_shard_names(dataset, splits))
+        ranks.agreed(lambda: cache.hold(_shard_names(dataset, splits)))
     policy = ClipPolicy(
         clip_samples=round(config.clip_seconds * dataset.sample_rate_hz),
         pad=config.pad,
@@ -99,15 +119,14 @@ def open_data(
         if split in dataset.splits:
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
-            if cache and streams and not (split != "train" and _held(cache, dataset, split, config)):
+            held = split != "train" and cache and ranks.agreed(lambda: _held(cache, dataset, split, config))  # noqa: B023
+            if cache and streams and not held:
                 stores[split] = StreamStore(rows, policy, device, cache, threads=max(config.fetch_threads, 1))
             else:
                 stores[split] = _load(rows, policy, config, device, ranks)
     noise, skipped_noise = ([], [])
     if "train" in stores:
-        if cache:
-            cache.hold(_shard_names(dataset, (NOISE_SPLIT,)))
-        noise, skipped_noise = read_noise(dataset.rows(NOISE_SPLIT), config.on_bad_clip)
+        noise, skipped_noise = ranks.agreed(lambda: _read_noise(config, dataset, cache))
     return Data(dataset, stores, noise, skipped_noise, cache)
 
 
@@ -125,6 +144,12 @@ def _open_dataset(config: DataConfig, ranks: Ranks, warn: Callable[[str], None])
         patience=Patience(attempts=max(config.fetch_attempts, 1)),
         on_warning=warn,
     )
+
+
+def _read_noise(config: DataConfig, dataset: Dataset, cache: ShardCache | None) -> tuple[list[torch.Tensor], list[str]]:
+    if cache:
+        cache.hold(_shard_names(dataset, (NOISE_SPLIT,)))
+    return read_noise(dataset.rows(NOISE_SPLIT), config.on_bad_clip)
 
 
 def _is_url(shards: str) -> bool:
@@ -147,7 +172,8 @@ def _held(cache: ShardCache, dataset: Dataset, split: str, config: DataConfig) -
 
 
 def _size_bytes(dataset: Dataset, names: list[str]) -> int:
-    return sum(entry["bytes"] for entry in dataset.meta["shards"] if entry["name"] in names)
+    wanted = set(names)
+    return sum(entry["bytes"] for entry in dataset.meta["shards"] if entry["name"] in wanted)
 
 
 def _shard_names(dataset: Dataset, splits: tuple[str, ...]) -> list[str]:
@@ -163,7 +189,7 @@ def _load(rows: Rows, policy: ClipPolicy, config: DataConfig, device: torch.devi
         # Clips that are left out have to be agreed on, wherever they live.
         share=ranks.share if config.device_share or config.on_bad_clip == "skip" else ALONE,
         device_memory_share=config.device_memory_share,
-        memory_bytes=ranks.least(free_bytes(device) // (ranks.per_machine if device.type == "cpu" else 1)),
+        memory_bytes=min(ranks.gather(free_bytes(device) // (ranks.per_machine if device.type == "cpu" else 1))),
     )
 
 

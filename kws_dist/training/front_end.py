@@ -21,7 +21,7 @@ from kws_dist.room_responses import read_responses
 from kws_dist.training.data import Data
 
 _STATISTICS_DRAWS = 20_000
-_STATISTICS_BATCHES = 80
+_STATISTICS_BATCH = 256
 
 
 def evaluation_front_end(
@@ -50,19 +50,20 @@ def training_front_end(config: Config, data: Data, statistics: Statistics | None
 def training_statistics(config: Config, data: Data, sampler: Sampler, device: torch.device) -> Statistics | None:
     """Return what `--features.normalize dataset` needs, None for any other.
 
-    Mean and deviation of each feature bin over the first 20,000 draws of training at most, without augmentation: the
-    same on every rank.
+    Mean and deviation of each feature bin over the first 20,000 draws of training at most, without augmentation.
     """
     if config.features.normalize != "dataset":
         return None
     store, rate_hz = data.stores["train"], data.dataset.sample_rate_hz
     plain = _features(replace(config.features, normalize="none"), rate_hz, None).to(device)
 
+    drawn = sampler.draws(np.arange(min(len(store.rows), _STATISTICS_DRAWS)))
+    clips = drawn.clip[drawn.weight > 0]
+    clips = clips[np.argsort(store.rows.shard[clips], kind="stable")]  # so that a stream comes to each shard once
+
     def waves() -> Iterator[Tensor]:
-        for t in np.array_split(np.arange(min(len(store.rows), _STATISTICS_DRAWS)), _STATISTICS_BATCHES):
-            drawn = sampler.draws(t)
-            if drawn.weight.any():
-                yield pcm_to_wave(store.gather(drawn.clip[drawn.weight > 0]))
+        for first in range(0, len(clips), _STATISTICS_BATCH):
+            yield pcm_to_wave(store.gather(clips[first : first + _STATISTICS_BATCH]))
 
     return feature_statistics(plain, waves())
 

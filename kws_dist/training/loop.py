@@ -180,6 +180,7 @@ class Loop:
         return {"step": self.progress.step, "clips_seen": self.progress.clips, "time_s": self.progress.train_s}
 
     def _bad_steps_sentence(self, figures: StepFigures, rate: float) -> str:
+        self.close()  # nobody else draws meanwhile
         step = self.progress.step - 1
         batch = self.parts.worker.draw_numbers(step)
         keys = [self.parts.store.rows.keys[clip] for clip in self.parts.sampler.draws(batch).clip[:8]]

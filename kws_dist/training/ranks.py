@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
 from kws_dist.data.share import Share
@@ -44,13 +44,11 @@ def ranks_for_data(accelerator: Accelerator) -> Ranks:
         assert isinstance(gathered, Tensor)
         return gathered
 
-    def least(number: int) -> int:
-        return int(all_gather(torch.tensor(number, device=accelerator.device)).min())
-
     if world == 1:
         return Ranks()
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE") or world)
-    return Ranks(Share(accelerator.process_index, world, all_gather), per_machine, least)
+    share = Share(accelerator.process_index, world, all_gather)
+    return Ranks(share, per_machine, lambda own: gather_object([own]))
 
 
 def on_rank_0(accelerator: Accelerator, do: Callable[[], T]) -> T:

@@ -77,19 +77,15 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    data = open_data(
-        config.data,
-        accelerator.device,
-        ("train", "val", "test"),
-        ranks=ranks_for_data(accelerator),
-        warn=accelerator.print,
-    )
+    ranks = ranks_for_data(accelerator)
+    splits = ("train", "val", "test")
+    data = open_data(config.data, accelerator.device, splits, ranks=ranks, warn=accelerator.print)
     if "train" not in data.stores:
         raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
     store = data.stores["train"]
     sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)
     if isinstance(store, StreamStore) and isinstance(sampler, LaneSampler):
-        store.keep(sampler.reservoir_clips())
+        ranks.agreed(lambda: store.keep(sampler.reservoir_clips()))
         store.plan = lane_planner(sampler, store.rows, batch_slice)
     learner = build_learner(config, num_classes=len(data.dataset.words), device=accelerator.device)
     run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
@@ -108,7 +104,7 @@ def run_job(job: Job) -> None:
         progress = _take_up(job, console)
         if progress is None:
             return
-        job.learner.statistics = job.learner.statistics or _statistics(job)
+        job.learner.statistics = job.learner.statistics or statistics_of(job)
         display, tracker = _watchers(job, console, progress)
         stack.enter_context(display)
         stack.enter_context(tracker)
@@ -127,7 +123,7 @@ def run_job(job: Job) -> None:
 
 def _dry_run(job: Job) -> None:
     display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
-    job.learner.statistics = _statistics(job)
+    job.learner.statistics = statistics_of(job)
     display.startup(report.startup_rows(job, 0), report.changed_settings(job.config), job.data.dataset.words)
     rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
 
@@ -161,8 +157,11 @@ def _take_up(job: Job, console: Console) -> Progress | None:
     return progress
 
 
-def _statistics(job: Job) -> Statistics | None:
-    return training_statistics(job.config, job.data, job.sampler, job.accelerator.device)
+def statistics_of(job: Job) -> Statistics | None:
+    """Compute what the features are normalised by, if they are, on rank 0 for all."""
+    return on_rank_0(
+        job.accelerator, partial(training_statistics, job.config, job.data, job.sampler, job.accelerator.device)
+    )
 
 
 def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:

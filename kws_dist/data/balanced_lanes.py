@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kws_dist import keyed
+from kws_dist.data.arrays import appearance_ranks
 from kws_dist.data.lanes import Ints, LaneKey, Lanes, LaneSampler
 from kws_dist.data.permutation import Ranges, permute
 from kws_dist.data.sampler import Draws
@@ -123,20 +124,27 @@ class BalancedLanes(LaneSampler):
         labels = self._labels(places)
         start = visit.number * self.window_draws + int(self._phase[visit.lane])
         drawn = self._schedule[(start + np.arange(self.window_draws)) % len(self._schedule)]
-        place = np.empty(len(drawn), np.int64)
-        for label in np.flatnonzero(self.quota).tolist():
+        rank = appearance_ranks(drawn[None, :])[0]
+        # As many in every window: so the draws of a class before this window are known without counting.
+        each_window = self.quota[drawn] * (self.window_draws // len(self._schedule))
+        clips = np.bincount(labels, minlength=len(self.quota))
+        self._check(visit, clips)
+        number, place = np.divmod(visit.epoch * each_window + rank, np.maximum(clips, 1)[drawn])
+        counter = (number * self.lanes.groups + visit.group) * len(self.quota) + drawn
+        ranges = Ranges.of(np.maximum(clips, 1)).at(drawn)
+        place = permute(place, ranges, keyed.fold(self.seed, LaneKey.PASS), counter)
+        by_class, first = np.argsort(labels, kind="stable"), np.cumsum(clips) - clips
+        place = places.start + by_class[np.minimum(first[drawn] + place, len(labels) - 1)]
+        for label, pool in self.reservoir.items():
             rows = np.flatnonzero(drawn == label)
-            # As many in every window: so the draws of a class before this window are known without counting.
-            if label in self.reservoir:
-                pool, before = self.reservoir[label], visit.number * len(rows)
-                key = keyed.fold(self.seed, LaneKey.RESERVOIR, label, visit.lane)
-            else:
-                pool, before = places.start + np.flatnonzero(labels == label), visit.epoch * len(rows)
-                key = keyed.fold(self.seed, LaneKey.PASS, visit.group, label)
-            if not len(pool):
-                raise UsageError(f"class {label} is in no clip of group {visit.group}: it should be in the reservoir")
-            place[rows] = pool[_in_passes(before + np.arange(len(rows)), len(pool), key)]
+            key = keyed.fold(self.seed, LaneKey.RESERVOIR, label, visit.lane)
+            place[rows] = pool[_in_passes(visit.number * len(rows) + np.arange(len(rows)), len(pool), key)]
         return place
+
+    def _check(self, visit: _Visit, clips: Ints) -> None:
+        for label in np.flatnonzero((clips == 0) & (self.quota > 0)).tolist():
+            if label not in self.reservoir:
+                raise UsageError(f"class {label} is in no clip of group {visit.group}: it should be in the reservoir")
 
 
 def build_lanes(lanes: Lanes, labels: Ints, order: Ints, *, seed: int, quota: Ints) -> BalancedLanes:

@@ -34,10 +34,10 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)
     """Words that are drawn more or less often than `balance` says, as pairs: --data.weights yes 2 _unknown_ 0.5."""
     max_share: dict[str, float] = field(default_factory=dict)
-    """Largest share of all draws that a word may have, as pairs: --data.max_share _unknown_ 0.1."""
+    """Largest share of all draws that a word may have, to within 1 %, as pairs: --data.max_share _unknown_ 0.1."""
     residency: Literal["auto", "device", "host", "stream"] = "auto"
-    """Where training clips live: `device` memory, memory-mapped files (`host`), or files fetched from --data.shards URL
-    while they are used (`stream`). `auto`: device if they fit, else host; stream for a URL."""
+    """Where clips live: in `device` memory, in memory-mapped files (`host`), or in shards fetched while they are used
+    (`stream`). `auto`: device if they fit, else host; stream if --data.shards is a URL too large for the cache."""
     device_memory_share: float = 0.5
     """`auto` takes the device if the clips of a split take at most this share of its free memory."""
     device_share: bool = True

@@ -58,6 +58,8 @@ def bench_data(own: argparse.Namespace, rest: list[str], _: Path) -> Result:
     config = parse(rest)
     if not config.data.shards:
         raise UsageError("--data.shards is missing: name a folder that tools/make_shards.py made")
+    if "://" in config.data.shards:
+        raise UsageError(f"--data.shards {config.data.shards}: this benchmark reads a folder, not a URL")
     keep_freed_memory()
     return data_bench.bench_data(
         Path(config.data.shards), rounds=own.rounds or 5, batch=own.batch or 256, clips=own.clips or 20_000
@@ -127,6 +129,8 @@ def main() -> int:
         for name in ("steps", "clips", "batch", "rounds"):
             if getattr(own, name) is not None and getattr(own, name) < 1:
                 raise UsageError(f"--{name} {getattr(own, name)} should be 1 or more")
+        if own.json and not own.json.parent.is_dir():
+            raise UsageError(f"--json {own.json}: there is no folder {own.json.parent}")
         if not torch.cuda.is_available():
             use_cores()
         with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,7 @@ from kws_dist.training.draws import training_sampler
 from kws_dist.training.front_end import training_front_end, training_statistics
 
 CPU = torch.device("cpu")
+_MOST_DRAWS = 1 << 52
 
 
 def preview(own: argparse.Namespace, config: Config) -> None:
@@ -63,8 +64,10 @@ def _write(own: argparse.Namespace, config: Config, data: Data) -> None:
 def _refuse_wrong_use(own: argparse.Namespace) -> None:
     if own.draws < 1:
         raise UsageError(f"--draws {own.draws}: how many to show, at least 1")
-    if own.first < 0:
-        raise UsageError(f"--first {own.first}: the first draw number is 0")
+    if not 0 <= own.first < _MOST_DRAWS:
+        raise UsageError(f"--first {own.first}: draws are numbered from 0 to {_MOST_DRAWS}")
+    if own.out.is_dir():
+        raise UsageError(f"--out {own.out}: this is a folder; name the page in it")
     if not own.out.parent.is_dir():
         raise UsageError(f"--out {own.out}: there is no folder {own.out.parent}")
 

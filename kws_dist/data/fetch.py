@@ -33,8 +33,14 @@ class UnreachableError(DataError):
 class Remote:
     """A folder at a URL: a path, file://, http(s)://, s3:// or gs://."""
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
-        """Raise `UsageError` for a URL that is none of these, or whose package is not installed."""
+    def __init__(
+        self, url: str, patience: Patience | None = None, on_retry: Callable[[str], None] | None = None
+    ) -> None:
+        """`on_retry` is told of what failed and is tried again.
+
+        Raises `UsageError` for a URL that is none of these, or whose package is not installed.
+        """
+        self._on_retry = on_retry
         self._reader, self._stopped = _READERS[_scheme(url)], threading.Event()
         self.patience = patience or Patience()
         if self._reader is read_file:  # a disk that reads wrong goes on to do so
@@ -47,7 +53,7 @@ class Remote:
 
     def asked(self, attempts: int) -> "Remote":
         """Return the same folder, which is given up after fewer attempts."""
-        return Remote(self._url, replace(self.patience, attempts=min(attempts, self.patience.attempts)))
+        return Remote(self._url, replace(self.patience, attempts=min(attempts, self.patience.attempts)), self._on_retry)
 
     def fetch(self, name: str, file: BinaryIO, wanted: Wanted) -> None:
         """Write the object `name` to `file`, from its start.
@@ -69,6 +75,9 @@ class Remote:
                 ) from refused
             except BrokenError as broken:
                 last = broken
+                if self._on_retry and failed + 1 < self.patience.attempts:
+                    what = f"attempt {failed + 1} of {self.patience.attempts}"
+                    self._on_retry(f"{self._shown(url)}: {what} failed ({broken}); trying again")
         raise UnreachableError(
             f"{self._shown(url)}: given up after {self.patience.attempts} attempts (at the last one: {last});"
             " check the server and the network, and run the same command again"

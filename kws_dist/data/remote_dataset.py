@@ -31,11 +31,11 @@ def open_remote(
     """Open the dataset in the folder at `url`; of its shards none is there before the cache is asked for it.
 
     `dataset.json` is asked for anew each time. If its server cannot be reached, the one that an earlier run left in
-    the cache is used, and `on_warning` told. `limit_bytes` is for all that is in `cache_folder`, which `sharers`
-    processes of this machine use. Raises `UsageError` for a URL or a folder that cannot be used, `DataError` for a
-    dataset that cannot be had or is damaged.
+    the cache is used. `on_warning` is told of that, and of what failed and is tried again. `limit_bytes` is for all
+    that is in `cache_folder`, which `sharers` processes of this machine use. Raises `UsageError` for a URL or a folder
+    that cannot be used, `DataError` for a dataset that cannot be had or is damaged.
     """
-    remote = Remote(str(url), patience)
+    remote = Remote(str(url), patience, on_warning)
     folder = CacheFolder(cache_folder, limit_bytes)
     root = folder.of_dataset(hashlib.sha256(remote.shown.rstrip("/").encode()).hexdigest())
     with locked(root):  # of several processes one fetches what is new

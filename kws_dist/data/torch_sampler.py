@@ -41,6 +41,8 @@ class EpochSampler(TorchSampler[int]):
 
         Right after `load_state_dict` the epoch that was being iterated over goes on where it was.
         """
+        if epoch < 0:
+            raise UsageError(f"epoch {epoch}: epochs are counted from 0")
         if not (self._loaded and epoch == self._step // self.steps_per_epoch):
             self._step = epoch * self.steps_per_epoch
         self._loaded = False
@@ -72,11 +74,19 @@ class EpochSampler(TorchSampler[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; raises `UsageError` if its draws would have been others than these."""
+        if not isinstance(state, dict) or {*state} < {"step", "labels", "settings"}:
+            raise UsageError("this is no state of a sampler: give what state_dict() returned")
+        if int(state["step"]) != state["step"] or state["step"] < 0:
+            raise UsageError(f"the sampler's state has step {state['step']}: it should be a whole number from 0")
         now, then = self.settings(), state["settings"]
         changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         if changed:
-            what = ", ".join(f"{name} (was {then.get(name)}, is {now.get(name)})" for name in changed)
+            what = ", ".join(_difference(name, then.get(name), now.get(name)) for name in changed)
             raise UsageError(f"the sampler's state is of other draws: {what}; make the sampler with the old settings")
         if state["labels"] != self.labels_digest:
             raise UsageError("the sampler's state is of other clips: make the sampler with the labels it began with")
         self._step, self._loaded = int(state["step"]), True
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    return name if isinstance(now, list) else f"{name} (was {was}, is {now})"

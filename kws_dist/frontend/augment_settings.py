@@ -1,5 +1,6 @@
 """The settings of the augmentation, beside what they are about; `kws_dist.config` makes them a part of a run's."""
 
+import math
 from dataclasses import dataclass, fields
 
 from kws_dist.errors import UsageError
@@ -84,6 +85,10 @@ def check(settings: AugmentSettings) -> None:
         name, value = field.name, getattr(settings, field.name)
         if name.endswith("_probability") and not 0.0 <= value <= 1.0:
             raise UsageError(f"--augment.{name} {value} is outside [0, 1]")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--augment.{name} {value} should be a finite number")
+        if name.endswith("_db") and abs(value) > _MOST_DB:
+            raise UsageError(f"--augment.{name} {value} should be from -{_MOST_DB} to {_MOST_DB}")
         if isinstance(value, (int, float)) and not name.endswith("_db") and value < 0:
             raise UsageError(f"--augment.{name} {value} should be 0 or more")
         if name.endswith("_percent") and value > _MOST_PERCENT:
@@ -102,6 +107,7 @@ def check(settings: AugmentSettings) -> None:
 
 
 _MOST_PERCENT = 50
+_MOST_DB = 120
 _RANGES = (
     ("snr_noise_min_db", "snr_noise_max_db"),
     ("gain_min_db", "gain_max_db"),

@@ -1,9 +1,12 @@
 """The settings of the features, beside what they are about; `kws_dist.config` makes them a part of a run's."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from kws_dist.errors import UsageError
+
+_MOST_FFT_SAMPLES = 1 << 16
 
 FeatureKind = Literal["logmel", "mfcc", "spectrogram", "waveform"]
 MelScale = Literal["htk", "slaney"]
@@ -71,6 +74,12 @@ class FeatureSettings:
 
 def check(settings: FeatureSettings, sample_rate_hz: int) -> None:
     """Raise `UsageError` where the settings cannot work with clips of `sample_rate_hz`."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--features.{field.name} {value} should be a finite number")
+    if settings.fft_samples > _MOST_FFT_SAMPLES:
+        raise UsageError(f"--features.fft_samples {settings.fft_samples} should be at most {_MOST_FFT_SAMPLES}")
     if settings.resample_hz < 0:
         raise UsageError(f"--features.resample_hz {settings.resample_hz} should be 0, for no change, or more")
     if settings.kind == "waveform":

@@ -1,5 +1,6 @@
 """From settings to clips: the dataset, wherever it lies, and the store of each split."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ def open_data(
 
     `words`: the vocabulary of a model, whose numbering the labels are to follow; by default the dataset's own.
     """
+    _check(config)
     ranks = ranks or Ranks()
     dataset, cache = ranks.agreed(lambda: _open_dataset(config, ranks, warn))
     if len({*ranks.gather(dataset.digest)}) > 1:
@@ -121,7 +123,7 @@ def open_data(
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
             held = split != "train" and cache and ranks.agreed(lambda: _held(cache, dataset, split, config))  # noqa: B023
             if cache and streams and not held:
-                stores[split] = StreamStore(rows, policy, device, cache, threads=max(config.fetch_threads, 1))
+                stores[split] = StreamStore(rows, policy, device, cache, threads=config.fetch_threads)
             else:
                 stores[split] = _load(rows, policy, config, device, ranks)
     noise, skipped_noise = ([], [])
@@ -141,9 +143,16 @@ def _open_dataset(config: DataConfig, ranks: Ranks, warn: Callable[[str], None])
         Path(config.cache_dir or _CACHE_FOLDER).expanduser(),
         limit_bytes=round(config.cache_gb * 1e9),
         sharers=ranks.per_machine,
-        patience=Patience(attempts=max(config.fetch_attempts, 1)),
+        patience=Patience(attempts=config.fetch_attempts),
         on_warning=warn,
     )
+
+
+def _check(config: DataConfig) -> None:
+    for name in ("clip_seconds", "cache_gb", "device_memory_share", "fetch_threads", "fetch_attempts"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"--data.{name} {value} should be a finite number above 0")
 
 
 def _read_noise(config: DataConfig, dataset: Dataset, cache: ShardCache | None) -> tuple[list[torch.Tensor], list[str]]:

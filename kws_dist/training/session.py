@@ -21,6 +21,7 @@ from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display, silent
 from kws_dist.errors import UsageError
 from kws_dist.evaluation.evaluate import Evaluator
+from kws_dist.frontend import augment_settings, feature_settings
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
@@ -77,11 +78,13 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
+    augment_settings.check(config.augment)
     ranks = ranks_for_data(accelerator)
     splits = ("train", "val", "test")
     data = open_data(config.data, accelerator.device, splits, ranks=ranks, warn=accelerator.print)
     if "train" not in data.stores:
         raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
+    feature_settings.check(config.features, data.dataset.sample_rate_hz)
     store = data.stores["train"]
     sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)
     if isinstance(store, StreamStore) and isinstance(sampler, LaneSampler):

@@ -119,3 +119,10 @@ def test_a_state_of_other_clips_is_refused() -> None:
 def test_labels_that_are_no_classes_are_refused(labels: list[object]) -> None:
     with pytest.raises(UsageError, match="whole numbers"):
         ClassBalancedDistributedSampler(np.array(labels), global_batch=1)
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 3}, None, {"step": -1}, {"step": 1.5}])
+def test_what_is_no_state_is_refused(state: dict[str, object] | None) -> None:
+    state = sampler().state_dict() | state if state and "step" in state and state["step"] != 3 else state
+    with pytest.raises(UsageError, match="state"):
+        sampler().load_state_dict(state)  # type: ignore[arg-type]

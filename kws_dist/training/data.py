@@ -121,8 +121,7 @@ def open_data(
         if split in dataset.splits:
             rows = dataset.rows(split)
             rows = replace(rows, label=match_labels(rows.label, dataset.words, words or dataset.words))
-            held = split != "train" and cache and ranks.agreed(lambda: _held(cache, dataset, split, config))  # noqa: B023
-            if cache and streams and not held:
+            if cache and streams and not ranks.agreed(lambda: _held(cache, dataset, split, config)):  # noqa: B023
                 stores[split] = StreamStore(rows, policy, device, cache, threads=config.fetch_threads)
             else:
                 stores[split] = _load(rows, policy, config, device, ranks)
@@ -174,7 +173,7 @@ def _streams(config: DataConfig, dataset: Dataset, splits: tuple[str, ...]) -> b
 def _held(cache: ShardCache, dataset: Dataset, split: str, config: DataConfig) -> bool:
     """Fetch the shards of a held-out split whole, and keep them, if they are small beside the cache."""
     names = _shard_names(dataset, (split,))
-    if _size_bytes(dataset, names) > config.cache_gb * 1e9 * _HELD_OUT_SHARE:
+    if split == "train" or _size_bytes(dataset, names) > config.cache_gb * 1e9 * _HELD_OUT_SHARE:
         return False
     cache.hold(names)
     return True

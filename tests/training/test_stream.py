@@ -140,3 +140,24 @@ def drawn_by(server: HostileServer, folder: Path, cache: Path, rank: int, world:
         assert {*needed.tolist()} <= planned
     data.close()
     return batches
+
+
+def test_a_url_that_fits_in_the_cache_is_fetched_once_and_then_as_good_as_a_folder(
+    many_shards: Path, tmp_path: Path
+) -> None:
+    def opened(shards: str) -> tuple[torch.Tensor, bool]:
+        config = parse(["--data.shards", shards, "--data.cache_dir", str(tmp_path), "--train.global_batch", "12"])
+        data = open_data(config.data, torch.device("cpu"), ("train", "val", "test"))
+        store = data.stores["train"]
+        sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)
+        pcm = store.gather(sampler.draws(np.arange(48)).clip)
+        data.close()
+        return pcm, data.streams
+
+    folder, _ = opened(str(many_shards))
+    with serving(files_in(many_shards)) as server:
+        for _ in range(2):
+            pcm, streams = opened(server.url)
+            assert not streams
+            assert torch.equal(pcm, folder)
+        assert {len(server.asked(path.name)) for path in many_shards.glob("*.tar")} == {1}

@@ -55,6 +55,8 @@ def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str =
         elif isinstance(default, dict) or any(known.startswith(f"{path}.") for known in defaults):
             if value != "":  # a section whose lines are all commented out
                 raise ValueError(f"{path} should be a section of settings, not {value!r}")
+        elif isinstance(default, tuple):
+            yield from (f"--{path}", *(_number(word, path) for word in _list(value, path)))
         elif isinstance(default, bool):
             yield f"--{path}" if _truth(value, path) else f"--{section}no_{name}"
         else:
@@ -65,6 +67,12 @@ def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str =
 def _scalar(value: Any, path: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{path} should be one value, not a {type(value).__name__}")
+    return value
+
+
+def _list(value: Any, path: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{path} should be a list such as [a, b], not {value!r}")
     return value
 
 

@@ -114,17 +114,19 @@ class Display:
         train_loss: float,
         val_loss: float | None,
         val_accuracy: float | None,
+        test_accuracy: float | None = None,
         is_best: bool,
         learning_rate: float,
         time_s: float,
     ) -> None:
         """Print the line of a finished epoch, which stays."""
+        tested = "" if test_accuracy is None else f"  {_fraction(test_accuracy, 4):>8}"
         if not self._has_epoch_header:
-            self._say(EPOCH_HEADER, style="bold")
+            self._say(EPOCH_HEADER + (f"  {'test acc':>8}" if tested else ""), style="bold")
             self._has_epoch_header = True
         self._say(
             f"{epoch:>5}  {train_loss:>10.4f}  {_fraction(val_loss, 4):>8}  {_fraction(val_accuracy, 4):>7}  "
-            f"{'*' if is_best else '':4}  {_rate(learning_rate):>8}  {duration(time_s):>11}",
+            f"{'*' if is_best else '':4}  {_rate(learning_rate):>8}  {duration(time_s):>11}{tested}",
             style="green" if is_best else "",
         )
 

@@ -28,7 +28,8 @@ _FREE |= {"data.device_memory_share", "data.device_share", "data.cache_dir", "da
 _FREE |= {"data.fetch_threads", "data.fetch_attempts", "features.preset"}
 _FREE |= {"data.lanes", "data.window_shards"}  # where they matter the sampler's settings differ
 _FREE |= {f"train.{name}" for name in ("epochs", "accumulate", "eval_every_epochs", "save_every_steps")}
-_FREE |= {"train.log_every_steps", "train.max_bad_steps", "tracking.wandb", "tracking.project"}
+_FREE |= {f"train.{name}" for name in ("log_every_steps", "max_bad_steps", "test_each_epoch", "patience_epochs")}
+_FREE |= {"tracking.wandb", "tracking.project"}
 
 
 class RunFolder:

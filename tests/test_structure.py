@@ -20,9 +20,12 @@ MAY_IMPORT = {
     "frontend": set[str](),
     "models": set[str](),
     "evaluation": {"data", "frontend", "models"},
-    "inference": {"frontend", "models"},
+    "inference": {"frontend", "models", "training"},
 }
-"""Folder to folders, besides itself and the leaves. `training` may import all but `inference`."""
+"""Folder to folders, besides itself and the leaves. `training` may import all but `inference`, and `inference` only
+what reads a run in `training`."""
+
+OF_TRAINING_FOR_INFERENCE = {"kws_dist.training.checkpoint", "kws_dist.training.rebuild"}
 
 BELOW_SETTINGS = {"corpus", "shards", "data", "frontend", "models"}
 """What `config`, `run`, `tracking` and the other modules beside the folders may import, besides each other."""
@@ -75,6 +78,8 @@ def allowed(part: str) -> set[str]:
     if part in beside:
         return beside | BELOW_SETTINGS
     may = MAY_IMPORT[part] | LEAVES | {part}
+    if part == "inference":
+        return may | beside
     return may - {"keyed"} if part in WITHOUT_TORCH else may
 
 
@@ -93,6 +98,14 @@ def test_imports_run_one_way(path: str) -> None:
         assert parts_imported(path, CODE[path]) == set()
     else:
         assert parts_imported(path, CODE[path]) - allowed(names[1]) == set()
+
+
+def test_using_a_model_needs_nothing_that_trains_one() -> None:
+    for path in CODE:
+        if path.startswith("kws_dist/inference/"):
+            of_training = {name for name in imports(path, CODE[path]) if is_below(name, "kws_dist.training")}
+            modules = {name for name in of_training if name in MODULES} - {"kws_dist.training"}
+            assert modules <= OF_TRAINING_FOR_INFERENCE, path
 
 
 def test_entry_points_import_the_package_and_not_each_other() -> None:

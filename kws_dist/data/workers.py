@@ -36,6 +36,8 @@ class Batch:
     """`(B,)` int64: what was mixed in, where anything is."""
     partner_share: Tensor | None = None
     """`(B,)` float32 in [0, 1]: how much of the row's label is its partner's."""
+    teacher_features: Tensor | None = None
+    """`(B, 1, bins, frames)` float32: what a teacher hears of the same clips, where there is one."""
 
 
 _Gathered: TypeAlias = tuple[Drawn, Tensor, Tensor | None]
@@ -103,8 +105,9 @@ class DeviceWorker:
     @torch.no_grad()
     def _batch(self, drawn: Drawn, pcm: Tensor, partner_pcm: Tensor | None) -> Batch:
         partner = () if partner_pcm is None else (partner_pcm, drawn.partner_labels)
-        features = self._front_end(pcm, drawn.numbers, drawn.labels, *partner)
-        return Batch(features, drawn.labels, drawn.weights, drawn.draws, drawn.partner_labels, drawn.partner_share)
+        features, teacher_features = self._front_end.both(pcm, drawn.numbers, drawn.labels, *partner)
+        mixed = (drawn.partner_labels, drawn.partner_share)
+        return Batch(features, drawn.labels, drawn.weights, drawn.draws, *mixed, teacher_features)
 
     def _made_ahead(self, gathered: Iterator[_Gathered], count: int) -> Generator[Batch, None, None]:
         """Yield `count` batches, of which a thread makes the next `ahead` meanwhile."""

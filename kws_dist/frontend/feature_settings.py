@@ -61,6 +61,14 @@ class FeatureSettings:
         """Return the time from one frame to the next for clips of `sample_rate_hz`, after resampling."""
         return round(self.hop_ms * self.rate_hz(sample_rate_hz) / 1000)
 
+    def frames(self, clip_samples: int, sample_rate_hz: int) -> int:
+        """Return the number of frames of a clip of `clip_samples` at `sample_rate_hz`; samples, for `waveform`."""
+        samples = -(-clip_samples * self.rate_hz(sample_rate_hz) // sample_rate_hz)
+        if self.kind == "waveform":
+            return samples
+        inside = samples if self.centered else samples - self.window_samples(sample_rate_hz)
+        return inside // self.hop_samples(sample_rate_hz) + 1
+
     @property
     def bins(self) -> int:
         """Return the number of feature bins."""

@@ -24,11 +24,14 @@ class FrontEnd(nn.Module):
         *,
         wave_augment: tuple[nn.Module, ...] = (),
         feature_augment: tuple[nn.Module, ...] = (),
+        teacher_features: nn.Module | None = None,
     ) -> None:
+        """`teacher_features`: of a second model, which hears the same augmented waveforms; see `both`."""
         super().__init__()
         self.features = features
         self.wave_augment = nn.ModuleList(wave_augment)
         self.feature_augment = nn.ModuleList(feature_augment)
+        self.teacher_features = teacher_features
 
     @property
     def mix(self) -> Mix | None:
@@ -48,10 +51,24 @@ class FrontEnd(nn.Module):
         Where there is a `mix`, the partners' PCM `(B, T)` and labels `(B,)` are needed as well.
         """
         with torch.autocast(pcm.device.type, enabled=False):
-            features = self.features(self.waveforms(pcm, draws, labels, partner_pcm, partner_labels))
-            for augment in self.feature_augment:
-                features = augment(features, draws)
-            return features
+            return self._augmented_features(self.waveforms(pcm, draws, labels, partner_pcm, partner_labels), draws)
+
+    def both(self, pcm: Tensor, draws: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return what `forward` does of the same arguments, and the features of the teacher, if there is one.
+
+        The teacher's are of the same augmented waveforms; nothing in them is masked.
+        """
+        with torch.autocast(pcm.device.type, enabled=False):
+            wave = self.waveforms(pcm, draws, *others)  # pyright: ignore[reportArgumentType]
+            # A copy, because raw waveforms as features are the waveform itself, which masks may overwrite.
+            of_teacher = self.teacher_features(wave.clone()) if self.teacher_features else None
+            return self._augmented_features(wave, draws), of_teacher
+
+    def _augmented_features(self, wave: Tensor, draws: Tensor) -> Tensor:
+        features = self.features(wave)
+        for augment in self.feature_augment:
+            features = augment(features, draws)
+        return features
 
     def waveforms(
         self,

@@ -58,6 +58,10 @@ class BCResNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, frames) -> (B, num_classes); mels a multiple of 40, so that 5 bands remain."""
+        return self.classifier(self.encode(features).mean(dim=2))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """(B, 1, mels, frames) -> (B, 32 * tau, frames): what is averaged over time."""
         batch, _, mels, _ = features.shape
         if mels % (8 * _BANDS):
             raise UsageError(f"bcresnet needs a multiple of 40 mel bins (3 halvings, 5 bands), got {mels}")
@@ -67,7 +71,7 @@ class BCResNet(nn.Module):
             x = block(x, batch)
         x = self.tail(x.unflatten(2, (batch, -1)))  # (C, F - 4, B, T)
         x = self.tail_norm(_mix(self.tail_mix, x))
-        return self.classifier(x.mean(dim=(1, 3)).t())
+        return x.mean(dim=1).transpose(0, 1)
 
 
 class BCResBlock(nn.Module):

@@ -58,10 +58,14 @@ class GRUClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, frames) -> (B, num_classes)."""
+        states = self.encode(features).transpose(1, 2)  # (B, frames, width)
+        weights = self.attention(states).softmax(dim=1)  # (B, frames, 1)
+        return self.classifier(self.dropout((weights * states).sum(dim=1)))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """(B, 1, mels, frames) -> (B, hidden in both directions, frames): what is averaged over time."""
         mels = features.shape[2]
         if mels != self.norm.num_features:
             raise UsageError(f"gru was built for mels={self.norm.num_features}, got {mels} mel bins")
-        frames = self.norm(features.squeeze(1)).transpose(1, 2)
-        states, _ = self.gru(frames)  # (B, frames, width)
-        weights = self.attention(states).softmax(dim=1)  # (B, frames, 1)
-        return self.classifier(self.dropout((weights * states).sum(dim=1)))
+        frames = self.norm(features.squeeze(1)).transpose(1, 2).contiguous()  # as cuDNN wants it
+        return self.gru(frames)[0].transpose(1, 2)

@@ -19,9 +19,10 @@ from kws_dist.tracking import MetricsFile, Tracker
 from kws_dist.training.front_end import training_front_end
 from kws_dist.training.learner import build_learner
 from kws_dist.training.loop import Loop, Progress
+from kws_dist.training.parts import parts_of
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
-from kws_dist.training.session import Job, build_job, parts_of, statistics_of
+from kws_dist.training.session import Job, build_job, statistics_of
 from kws_dist.training.stop import StopRequest
 
 _EPOCHS = 1_000_000  # so that the batches of one long run never end
@@ -38,10 +39,13 @@ def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
     pcm, numbers = store.gather(draws.clip).clone(), torch.from_numpy(draws.t).to(device)
     labels = torch.from_numpy(store.rows.label[draws.clip]).to(device)
     partner = () if front_end.mix is None else (pcm.flip(0), labels.flip(0))
-    learner = build_learner(config, num_classes=len(job.data.dataset.words), device=device)
+    dataset = job.data.dataset
+    learner = build_learner(
+        config, num_classes=len(dataset.words), sample_rate_hz=dataset.sample_rate_hz, device=device
+    )
     model, optimizer = learner.model.train(), learner.optimizer
     for group in optimizer.param_groups:
-        group["lr"] = 1e-3
+        group["lr"] = 1e-3 * group["scale"]
 
     def step() -> None:
         with torch.no_grad():
@@ -50,7 +54,7 @@ def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
             logits = model(features)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
 
     return step
 

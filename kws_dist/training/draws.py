@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kws_dist.config import Config
 from kws_dist.data.balanced_lanes import build_lanes
@@ -44,12 +46,7 @@ def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, stream
     order = disk_order(rows)
     if is_natural(data.balance, weights, max_share):
         return OnceLanes(lanes, seed=seed, clip_at=order)
-    share = class_shares(
-        np.bincount(rows.label, minlength=len(words)),
-        balance=data.balance,
-        weights=np.array(weights),
-        max_share=np.array(max_share),
-    )
+    share = _shares(config, rows, words)
     # A window holds whole blocks: one that is longer than its group would go through the group several times.
     quota = block_quota(share, longest_draws=len(rows) // lanes.groups)
     sampler = build_lanes(lanes, rows.label, order, seed=seed, quota=quota)
@@ -61,6 +58,30 @@ def training_sampler(config: Config, rows: Rows, words: Sequence[str], *, stream
             " clips would have to be kept in memory: choose larger windows, or fewer --data.lanes"
         )
     return sampler
+
+
+def class_weights(config: Config, rows: Rows, words: Sequence[str]) -> Tensor | None:
+    """Return what losses are multiplied by for `--train.class_weights`, `(C,)` float32, or None for nothing.
+
+    A word's weight is the inverse of its share of all draws, scaled so that the mean over all draws is 1.
+    """
+    if config.train.class_weights == "none":
+        return None
+    share = _shares(config, rows, words)
+    drawn = share > 0
+    weights = np.divide(1.0, share * drawn.sum(), out=np.zeros_like(share), where=drawn)
+    return torch.from_numpy(weights).float()
+
+
+def _shares(config: Config, rows: Rows, words: Sequence[str]) -> NDArray[np.float64]:
+    """Return each word's share of all draws `(C,)`."""
+    data = config.data
+    return class_shares(
+        np.bincount(rows.label, minlength=len(words)),
+        balance=data.balance,
+        weights=np.array(_by_word(data.weights, words, "--data.weights")),
+        max_share=np.array(_by_word(data.max_share, words, "--data.max_share")),
+    )
 
 
 def _by_word(values: Mapping[str, float], words: Sequence[str], flag: str) -> list[float]:

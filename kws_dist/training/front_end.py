@@ -1,24 +1,25 @@
 """From settings to front ends: with the augmentation of training, or without any."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kws_dist.assemble import features_of
 from kws_dist.config import Config, FeaturesConfig
 from kws_dist.corpus.clip import SILENCE_WORD
 from kws_dist.corpus.silence import CLIP_SAMPLES
 from kws_dist.data.sampler import Sampler
 from kws_dist.frontend.augment import Sounds, feature_augmentation, pcm_to_wave, wave_augmentation
-from kws_dist.frontend.features import Features, build_features
 from kws_dist.frontend.noise import DrawnSilence, NoiseBank
 from kws_dist.frontend.normalize import Statistics, feature_statistics
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.room_responses import read_responses
 from kws_dist.training.data import Data
+from kws_dist.training.teaching import Lesson
 
 _STATISTICS_DRAWS = 20_000
 _STATISTICS_BATCH = 256
@@ -28,11 +29,13 @@ def evaluation_front_end(
     features: FeaturesConfig, sample_rate_hz: int, statistics: Statistics | None = None
 ) -> FrontEnd:
     """Build the front end without augmentation. `statistics`: see `training_statistics`."""
-    return FrontEnd(_features(features, sample_rate_hz, statistics))
+    return FrontEnd(features_of(features, sample_rate_hz, statistics))
 
 
-def training_front_end(config: Config, data: Data, statistics: Statistics | None = None) -> FrontEnd:
-    """Build the front end with the augmentation that the settings ask for."""
+def training_front_end(
+    config: Config, data: Data, statistics: Statistics | None = None, lesson: Lesson | None = None
+) -> FrontEnd:
+    """Build the front end with the augmentation that the settings ask for. `lesson`: with a teacher's features."""
     augment, rate_hz, pad = config.augment, data.dataset.sample_rate_hz, config.data.pad
     clip_samples = round(config.data.clip_seconds * rate_hz)
     noise = NoiseBank(data.noise, clip_samples=clip_samples)
@@ -41,9 +44,10 @@ def training_front_end(config: Config, data: Data, statistics: Statistics | None
         responses = read_responses(Path(augment.reverb_folder), sample_rate_hz=rate_hz, most_samples=clip_samples)
     sounds = Sounds(noise=noise, silence=_drawn_silence(config, data, noise), responses=responses)
     return FrontEnd(
-        _features(config.features, rate_hz, statistics),
+        features_of(config.features, rate_hz, statistics),
         wave_augment=wave_augmentation(augment, sounds, seed=config.seed, sample_rate_hz=rate_hz, pad=pad),
         feature_augment=feature_augmentation(augment, seed=config.seed),
+        teacher_features=lesson.features if lesson else None,
     )
 
 
@@ -55,7 +59,7 @@ def training_statistics(config: Config, data: Data, sampler: Sampler, device: to
     if config.features.normalize != "dataset":
         return None
     store, rate_hz = data.stores["train"], data.dataset.sample_rate_hz
-    plain = _features(replace(config.features, normalize="none"), rate_hz, None).to(device)
+    plain = features_of(replace(config.features, normalize="none"), rate_hz, None).to(device)
 
     drawn = sampler.draws(np.arange(min(len(store.rows), _STATISTICS_DRAWS)))
     clips = drawn.clip[drawn.weight > 0]
@@ -77,8 +81,3 @@ def _drawn_silence(config: Config, data: Data, noise: NoiseBank) -> DrawnSilence
     first = (noise.clip_samples - stored) // 2 if config.data.pad == "center" else 0
     label, heard = words.index(SILENCE_WORD), range(first, first + stored)
     return DrawnSilence(noise, seed=config.seed, silence_label=label, heard=heard)
-
-
-def _features(features: FeaturesConfig, sample_rate_hz: int, statistics: Statistics | None) -> Features:
-    settings = {name: value for name, value in asdict(features).items() if name != "preset"}
-    return build_features(**settings, sample_rate_hz=sample_rate_hz, statistics=statistics)

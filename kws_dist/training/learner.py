@@ -1,16 +1,21 @@
 """What is learnt: weights, their average and the optimizer's memory, and how these go to a checkpoint and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from kws_dist import keyed, models
+from kws_dist import keyed
+from kws_dist.assemble import model_of
 from kws_dist.config import Config
 from kws_dist.frontend.normalize import Statistics
-from kws_dist.training.optim import MovingAverage, build_optimizer
+from kws_dist.training.average import MovingAverage
+from kws_dist.training.checkpoint import Checkpoint
+from kws_dist.training.optim import AnyOptimizer, build_optimizer
+from kws_dist.training.rebuild import stored_statistics
+from kws_dist.training.transfer import Transfer, freeze, take_over
 
 _WEIGHTS = 3001  # what a key is for; see `frontend.augment.Purpose`
 
@@ -20,10 +25,12 @@ class Learner:
     """A model in training."""
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: AnyOptimizer
     average: MovingAverage | None
     statistics: Statistics | None = None
     """Of the training features, where these are normalised by them."""
+    frozen: tuple[str, ...] = ()
+    """Names of the parameters that are not trained."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -37,6 +44,14 @@ class Learner:
             tensors["average"] = dict(self.average.module.state_dict())
         return tensors
 
+    def begin_with(self, source: Checkpoint, words: Sequence[str]) -> Transfer:
+        """Take over the weights of another run where they fit, and what its features were normalised by."""
+        transfer = take_over(self.model, words, source)
+        if self.average:
+            self.average.module.load_state_dict(self.model.state_dict())
+        self.statistics = stored_statistics(source.state)
+        return transfer
+
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Take over the tensors and the state of a checkpoint."""
         self.statistics = stored_statistics(state)
@@ -46,42 +61,23 @@ class Learner:
             self.average.module.load_state_dict(tensors["average"])
 
 
-def build_model(config: Config, num_classes: int) -> nn.Module:
-    """Build the model, as wide as the features if it has to know that."""
-    params = config.model.params
-    if "mels" in models.list_params(config.model.name):
-        params = {"mels": config.features.bins} | params
-    return models.build(config.model.name, num_classes=num_classes, **params)
-
-
-def stored_statistics(state: dict[str, Any]) -> Statistics | None:
-    """Return the feature statistics in the state of a checkpoint, if it has some."""
-    stored = state.get("feature_statistics")
-    return Statistics.from_json(stored) if stored else None
-
-
-def build_learner(config: Config, *, num_classes: int, device: torch.device) -> Learner:
+def build_learner(config: Config, *, num_classes: int, sample_rate_hz: int, device: torch.device) -> Learner:
     """Build a model with weights drawn from the seed, on the device, with its optimizer."""
     torch.manual_seed(keyed.fold(config.seed, _WEIGHTS) & (2**63 - 1))
-    model = build_model(config, num_classes).to(device)
-    optimizer = build_optimizer(
-        model,
-        config.train.optimizer,
-        momentum=config.train.momentum,
-        nesterov=config.train.nesterov,
-        weight_decay=config.train.weight_decay,
-    )
+    model = model_of(config, num_classes, sample_rate_hz).to(device)
+    frozen = freeze(model, config.train)
+    optimizer = build_optimizer(model, config.train)
     average = MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
-    return Learner(model, optimizer, average)
+    return Learner(model, optimizer, average, frozen=frozen)
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: AnyOptimizer) -> dict[str, Tensor]:
     """Flatten the state to `{"<parameter number>.<name>": tensor}`; rates and the like come from the settings."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {f"{number}.{name}": tensor for number, slots in state.items() for name, tensor in slots.items()}
 
 
-def _load_optimizer_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer_tensors(optimizer: AnyOptimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)

@@ -16,7 +16,7 @@ from kws_dist.display import Display
 from kws_dist.errors import TrainingError
 from kws_dist.evaluation.evaluate import Evaluation, Evaluator
 from kws_dist.tracking import Tracker
-from kws_dist.training.optim import learning_rate
+from kws_dist.training.schedule import learning_rate
 from kws_dist.training.step import StepFigures, TrainStep
 
 
@@ -40,6 +40,10 @@ class Progress:
         best = (self.best_accuracy, -self.best_loss)
         return self.best_step == 0 or (evaluation.accuracy, -evaluation.loss) > best
 
+    def out_of_patience(self, patience_steps: int) -> bool:
+        """Return whether the best validation is that many steps ago; never, if that is 0."""
+        return 0 < patience_steps <= self.step - self.best_step
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -50,6 +54,8 @@ class Parts:
     sampler: Sampler
     store: Store
     validate: Evaluator | None
+    test: Evaluator | None
+    """Reports after each validation how the test split does; nothing depends on it."""
     evaluated_model: Callable[[], nn.Module]
     """The model whose accuracy counts, the same on all ranks; all ranks must call it together."""
     save: Callable[[Progress, bool], None]
@@ -67,6 +73,7 @@ class Loop:
         self.steps_per_epoch = parts.sampler.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self._stopping = False
+        self._is_validated = progress.step % self.steps_per_epoch == 0
         self._batches: Generator[Batch, None, None] | None = None
         self._epoch = _Mean()
         self._interval = _Interval(parts.worker)
@@ -74,17 +81,26 @@ class Loop:
     def run(self) -> bool:
         """Train; return whether the end was reached. All ranks take the same way through here."""
         try:
-            while self.progress.step < self.total_steps and not self._stopping:
+            while not self.at_end and not self._stopping:
                 started_s = time.monotonic()
                 self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
                 epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
-                if not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs):
+                is_due = epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs
+                self._is_validated = not inside and is_due
+                if self._is_validated:
                     self.validate(epoch, started_s)
                 else:
                     self.parts.save(self.progress, False)
         finally:
             self.close()
-        return self.progress.step == self.total_steps
+        return self.at_end
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing is left to train: all epochs are over, or validation has not improved for too long."""
+        patience_steps = self.config.patience_epochs * self.steps_per_epoch
+        gives_up = self._is_validated and self.progress.out_of_patience(patience_steps)
+        return gives_up or self.progress.step >= self.total_steps
 
     def close(self) -> None:
         """Stop making batches ahead."""
@@ -114,12 +130,7 @@ class Loop:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
-        return learning_rate(
-            step,
-            peak=self.config.learning_rate,
-            warmup_steps=round(self.config.warmup_epochs * self.steps_per_epoch),
-            total_steps=self.total_steps,
-        )
+        return learning_rate(step, self.config, steps_per_epoch=self.steps_per_epoch)
 
     def _log(self) -> None:
         figures = self.parts.step.read(self.parts.stop_asked())
@@ -152,26 +163,36 @@ class Loop:
 
     def validate(self, epoch: int, started_s: float) -> None:
         """Evaluate on the validation split, save, and note if this is the best so far."""
-        evaluation = self.parts.validate(self.parts.evaluated_model()) if self.parts.validate else None
-        progress = self.progress
-        is_best = evaluation is None or progress.is_better(evaluation)
-        if is_best:
-            progress.best_step = progress.step
-        if evaluation and is_best:
-            progress.best_accuracy, progress.best_loss = evaluation.accuracy, evaluation.loss
-        self.parts.save(progress, is_best)
-        if evaluation:
-            record = {"val/loss": evaluation.loss, "val/accuracy": evaluation.accuracy}
+        model = self.parts.evaluated_model()
+        evaluation = self.parts.validate(model) if self.parts.validate else None
+        test = self.parts.test(model) if self.parts.test else None
+        is_best = self._note_if_best(evaluation)
+        self.parts.save(self.progress, is_best)
+        record = {}
+        for split, result in (("val", evaluation), ("test", test)):
+            if result:
+                record |= {f"{split}/loss": result.loss, f"{split}/accuracy": result.accuracy}
+        if record:
             self.parts.tracker.log({**self._place(), **record})
         self.parts.display.epoch_row(
             epoch,
             train_loss=self._epoch.take(),
             val_loss=evaluation.loss if evaluation else None,
             val_accuracy=evaluation.accuracy if evaluation else None,
+            test_accuracy=test.accuracy if test else None,
             is_best=is_best,
-            learning_rate=self.rate(progress.step - 1),
+            learning_rate=self.rate(self.progress.step - 1),
             time_s=time.monotonic() - started_s,
         )
+
+    def _note_if_best(self, evaluation: Evaluation | None) -> bool:
+        progress = self.progress
+        is_best = evaluation is None or progress.is_better(evaluation)
+        if is_best:
+            progress.best_step = progress.step
+        if evaluation and is_best:
+            progress.best_accuracy, progress.best_loss = evaluation.accuracy, evaluation.loss
+        return is_best
 
     def _due(self, every_steps: int) -> bool:
         return every_steps > 0 and self.progress.step % every_steps == 0

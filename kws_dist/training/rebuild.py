@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from kws_dist.assemble import features_of, model_of
 from kws_dist.config import Config, load_text
 from kws_dist.errors import UsageError
+from kws_dist.frontend.normalize import Statistics
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.training.checkpoint import Checkpoint, best_path, load
-from kws_dist.training.front_end import evaluation_front_end
-from kws_dist.training.learner import build_model, stored_statistics
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Rebuilt:
     """The checkpoint's own record: step, seed, dataset digest, versions."""
 
 
-def rebuild(run_dir: Path) -> Rebuilt:
-    """Rebuild the best model of a run. `UsageError` if there is none, `DataError` if it is damaged."""
+def rebuild(run_dir: Path, *, flag: str = "--run_dir") -> Rebuilt:
+    """Rebuild the best model of a run, which `flag` named.
+
+    `UsageError` if there is none, `DataError` if it is damaged.
+    """
     path = best_path(run_dir / "checkpoints")
     if not path.is_dir():
-        raise UsageError(f"--run_dir {run_dir} holds no trained model: there is no {path}")
+        raise UsageError(f"{flag} {run_dir} holds no trained model: there is no {path}")
     return rebuild_from(load(path))
 
 
@@ -40,8 +43,15 @@ def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:
     state = checkpoint.state
     config = load_text(state["config"], name=str(checkpoint.path))
     words = tuple(state["words"])
-    model = build_model(config, len(words))
+    sample_rate_hz = state["sample_rate_hz"]
+    model = model_of(config, len(words), sample_rate_hz)
     tensors = checkpoint.tensors
     model.load_state_dict(tensors.get("average", tensors["weights"]))
-    front_end = evaluation_front_end(config.features, state["sample_rate_hz"], stored_statistics(state))
+    front_end = FrontEnd(features_of(config.features, sample_rate_hz, stored_statistics(state)))
     return Rebuilt(model, front_end, words, config, state)
+
+
+def stored_statistics(state: dict[str, Any]) -> Statistics | None:
+    """Return the feature statistics in the state of a checkpoint, if it has some."""
+    stored = state.get("feature_statistics")
+    return Statistics.from_json(stored) if stored else None

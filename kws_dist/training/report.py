@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kws_dist.config import Config, differences
+from kws_dist.config import Config, differences, load_text
 from kws_dist.display import Display, duration
 from kws_dist.evaluation import plots
 from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.metrics_file import read_metrics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import Tracker
+from kws_dist.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from kws_dist.training.session import Job
@@ -28,13 +29,14 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
     return {
         "run folder": str(job.run.path),
         "starts at": begin,
-        "model": f"{_model_name(job)}, {parameter_count(job.learner.model):,} parameters",
+        "model": f"{_model_name(job)}, {_parameters(job)}",
         "data": f"{config.data.shards}, digest {dataset.digest[:12]}",
         "clips": clips,
         "clips live in": _homes(job),
         "features": f"{config.features.kind}, {config.features.bins} bins",
         "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks"
         f" x {batch.accumulate} accumulated",
+        **({"teacher": config.train.teacher} if config.train.teacher else {}),
         "length": f"{config.train.epochs} epochs x {job.sampler.steps_per_epoch} steps",
         "precision": {"no": "fp32"}.get(job.accelerator.mixed_precision, job.accelerator.mixed_precision),
         "device": device_name(job.accelerator.device),
@@ -63,6 +65,17 @@ def warnings(job: "Job") -> list[str]:
     return said
 
 
+def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:
+    """Return in which features the run that is begun with differs: its weights expect its own."""
+    theirs = load_text(source.state["config"], name=str(source.path))
+    changed = [
+        f"--{name} {now} (there {was})"
+        for name, (was, now) in differences(theirs, config).items()
+        if name.startswith("features.") and name != "features.preset"
+    ]
+    return [f"its weights were trained on other features: {', '.join(changed)}"] if changed else []
+
+
 def summary(results: Results, job: "Job", best_step: int, train_clips: int, train_s: float) -> dict[str, Any]:
     """Return the content of `result.json`."""
     words = job.data.dataset.words
@@ -73,7 +86,7 @@ def summary(results: Results, job: "Job", best_step: int, train_clips: int, trai
         "train_clips": train_clips,
         "train_s": train_s,
         "train_clips_per_s": train_clips / train_s if train_s else None,
-        "parameters": parameter_count(job.learner.model),
+        "parameters": sum(parameter.numel() for parameter in job.learner.model.parameters()),
         "skipped_clips": len(job.data.skipped_keys),
     }
 
@@ -113,6 +126,12 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _parameters(job: "Job") -> str:
+    trained = parameter_count(job.learner.model)
+    frozen = sum(parameter.numel() for parameter in job.learner.model.parameters()) - trained
+    return f"{trained:,} parameters" + (f", and {frozen:,} frozen" if frozen else "")
 
 
 def _model_name(job: "Job") -> str:

@@ -9,12 +9,13 @@ from kws_dist.errors import DataError, UsageError
 from kws_dist.run import RunFolder
 from kws_dist.training import checkpoint
 from kws_dist.training.checkpoint import Checkpoint
+from kws_dist.training.loop import Progress
 
 FINISHED = "finished"
 
 
 def where(
-    run: RunFolder, config: Config, facts: dict[str, Any], *, total_steps: int, on_skip: Callable[[str], None]
+    run: RunFolder, config: Config, facts: dict[str, Any], *, steps_per_epoch: int, on_skip: Callable[[str], None]
 ) -> str | None:
     """Return the checkpoint folder to go on from, None to begin from scratch, or `FINISHED`.
 
@@ -37,7 +38,9 @@ def where(
     run.check_same_settings(config)
     if found is None:
         return None
-    reached_end = found.state["step"] >= total_steps
+    train, progress = config.train, Progress(**found.state["progress"])
+    reached_end = progress.step >= train.epochs * steps_per_epoch
+    reached_end |= progress.out_of_patience(train.patience_epochs * steps_per_epoch)
     return FINISHED if run.status() == "finished" and reached_end else str(found.path)
 
 

@@ -1,13 +1,11 @@
 """One job of a run: build every part from the settings, go on where the run left off, train, judge the result."""
 
-import warnings
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -17,26 +15,24 @@ from kws_dist.data.lanes import LaneSampler
 from kws_dist.data.plans import lane_planner
 from kws_dist.data.sampler import Sampler
 from kws_dist.data.stream_store import StreamStore
-from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display, silent
 from kws_dist.errors import UsageError
-from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.frontend import augment_settings, feature_settings
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
 from kws_dist.training import checkpoint, report, resume
-from kws_dist.training.buffers import average_buffers
 from kws_dist.training.data import Data, open_data
 from kws_dist.training.draws import training_sampler
 from kws_dist.training.dry_run import rehearse
-from kws_dist.training.front_end import evaluation_front_end, training_front_end, training_statistics
+from kws_dist.training.front_end import training_statistics
 from kws_dist.training.learner import Learner, build_learner
-from kws_dist.training.loop import Loop, Parts, Progress
+from kws_dist.training.loop import Loop, Progress
+from kws_dist.training.parts import evaluator, parts_of
 from kws_dist.training.ranks import on_rank_0, ranks_for_data
-from kws_dist.training.saving import save
-from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
+from kws_dist.training.teaching import Lesson, open_teacher
+from kws_dist.training.transfer import open_source
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class Job:
     sampler: Sampler
     batch_slice: BatchSlice
     learner: Learner
+    teacher: Lesson | None
     run: RunFolder
 
     @property
@@ -90,9 +87,11 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
     if isinstance(store, StreamStore) and isinstance(sampler, LaneSampler):
         ranks.agreed(lambda: store.keep(sampler.reservoir_clips()))
         store.plan = lane_planner(sampler, store.rows, batch_slice)
-    learner = build_learner(config, num_classes=len(data.dataset.words), device=accelerator.device)
+    words, rate_hz = data.dataset.words, data.dataset.sample_rate_hz
+    learner = build_learner(config, num_classes=len(words), sample_rate_hz=rate_hz, device=accelerator.device)
+    teacher = open_teacher(config, words, rate_hz) if config.train.teacher else None
     run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
-    return Job(config, accelerator, data, sampler, batch_slice, learner, RunFolder(Path(run_dir)))
+    return Job(config, accelerator, data, sampler, batch_slice, learner, teacher, RunFolder(Path(run_dir)))
 
 
 def run_job(job: Job) -> None:
@@ -126,7 +125,8 @@ def run_job(job: Job) -> None:
 
 def _dry_run(job: Job) -> None:
     display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
-    job.learner.statistics = statistics_of(job)
+    _begin(job, Console())
+    job.learner.statistics = job.learner.statistics or statistics_of(job)
     display.startup(report.startup_rows(job, 0), report.changed_settings(job.config), job.data.dataset.words)
     rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
 
@@ -138,7 +138,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
         job.run,
         job.config,
         job.facts,
-        total_steps=job.total_steps,
+        steps_per_epoch=job.sampler.steps_per_epoch,
         on_skip=partial(console.print, style="yellow", soft_wrap=True),
     )
     path = on_rank_0(job.accelerator, where)
@@ -151,6 +151,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
             )
         return None
     if path is None:
+        _begin(job, console)
         return Progress()
     loaded = checkpoint.load(Path(path))
     job.learner.load(loaded.tensors, loaded.state)
@@ -160,63 +161,23 @@ def _take_up(job: Job, console: Console) -> Progress | None:
     return progress
 
 
+def _begin(job: Job, console: Console) -> None:
+    """Begin with the weights of another run, if one is named."""
+    if not job.config.init_from:
+        return
+    source = open_source(Path(job.config.init_from))
+    transfer = job.learner.begin_with(source, job.data.dataset.words)
+    if job.accelerator.is_main_process:
+        console.print(f"begins with {transfer}", soft_wrap=True, highlight=False, markup=False)
+        for warning in report.transfer_warnings(job.config, source):
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+
+
 def statistics_of(job: Job) -> Statistics | None:
     """Compute what the features are normalised by, if they are, on rank 0 for all."""
     return on_rank_0(
         job.accelerator, partial(training_statistics, job.config, job.data, job.sampler, job.accelerator.device)
     )
-
-
-def parts_of(job: Job, stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
-    """Build what the loop works with; the model is wrapped for several ranks here."""
-    config, accelerator, learner = job.config, job.accelerator, job.learner
-    with warnings.catch_warnings():
-        # torch renames this option; accelerate has only the old name, and older torch knows no other.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        prepared = accelerator.prepare_model(learner.model)
-    step = TrainStep(
-        prepared,
-        learner.optimizer,
-        accelerator,
-        seed=config.seed,
-        accumulate=config.train.accumulate,
-        label_smoothing=config.train.label_smoothing,
-        clip_norm=config.train.clip_norm,
-        average=learner.average,
-    )
-    front_end = training_front_end(config, job.data, learner.statistics).to(accelerator.device)
-    store = job.data.stores["train"]
-    return Parts(
-        step=step,
-        worker=DeviceWorker(store, job.sampler, front_end, job.batch_slice, accelerator.device),
-        sampler=job.sampler,
-        store=store,
-        validate=evaluator(job, "val"),
-        evaluated_model=partial(_evaluated_model, job),
-        save=partial(save, job),
-        stop_asked=lambda: stop.asked,
-        tracker=tracker,
-        display=display,
-    )
-
-
-def evaluator(job: Job, split: str) -> Evaluator | None:
-    """Return an evaluator of a split, or None if the data have no such split."""
-    if split not in job.data.stores:
-        return None
-    rate_hz = job.data.dataset.sample_rate_hz
-    front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics)
-    return Evaluator(
-        job.data.stores[split],
-        front_end.to(job.accelerator.device),
-        job.accelerator,
-        num_classes=len(job.data.dataset.words),
-    )
-
-
-def _evaluated_model(job: Job) -> torch.nn.Module:
-    average_buffers(job.learner.evaluated, job.accelerator)
-    return job.learner.evaluated
 
 
 def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, Tracker]:

@@ -8,12 +8,13 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from kws_dist import keyed
 from kws_dist.data.workers import Batch
-from kws_dist.training.optim import MovingAverage
+from kws_dist.training.average import MovingAverage
+from kws_dist.training.losses import LabelLoss, Teacher
+from kws_dist.training.optim import AnyOptimizer
+from kws_dist.training.transfer import frozen_modules
 
 _DROPOUT = 2001  # what a key is for; see `frontend.augment.Purpose`
 
@@ -47,21 +48,23 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: AnyOptimizer,
         accelerator: Accelerator,
         *,
         seed: int,
+        loss: LabelLoss | None = None,
         accumulate: int = 1,
-        label_smoothing: float = 0.0,
         clip_norm: float = 0.0,
         average: MovingAverage | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """`model` as prepared by the accelerator; `clip_norm` 0 is no clipping."""
         self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
-        self._accumulate, self._label_smoothing = accumulate, label_smoothing
+        self._loss, self._teacher, self._accumulate = loss or LabelLoss(), teacher, accumulate
         self._dropout_key = keyed.fold(seed, _DROPOUT, accelerator.process_index)
         self._clip_norm, self._average = clip_norm, average
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._frozen = frozen_modules(model)
         device = accelerator.device
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, rows
         self._norm = torch.zeros((), device=device)
@@ -70,8 +73,10 @@ class TrainStep:
     def __call__(self, micro_batches: Iterable[Batch], *, step: int, real_rows: int, rate: float) -> None:
         """Take optimizer step `step` with learning rate `rate`; `real_rows` is the global batch's true size."""
         self._model.train()
+        for module in self._frozen:
+            module.eval()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         taken = 0
         for micro_step, batch in enumerate(islice(micro_batches, self._accumulate)):
             taken, last = micro_step + 1, micro_step == self._accumulate - 1
@@ -95,17 +100,19 @@ class TrainStep:
         self._sums += torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of each clip `(B,)`; of a mixed one, of its two words by their shares (mix-up, 2017, eq. 1)."""
-        losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self._label_smoothing)
-        if batch.partner_labels is None or batch.partner_share is None:
+        """Return what is minimised for each clip `(B,)`: its label's part, and its teacher's, if there is one."""
+        losses = self._loss(logits, batch)
+        if self._teacher is None:
             return losses
-        others = F.cross_entropy(logits, batch.partner_labels, reduction="none", label_smoothing=self._label_smoothing)
-        return torch.lerp(losses, others, batch.partner_share)
+        assert batch.teacher_features is not None, "where there is a teacher, the worker makes its features"
+        with self._accelerator.autocast():
+            answer = self._teacher(batch.teacher_features)
+        return torch.lerp(losses, self._teacher.losses(logits, answer), self._teacher.weight)
 
     def _update(self) -> None:
         scaler = self._accelerator.scaler
         if scaler is not None:
-            scaler.unscale_(self._optimizer)
+            scaler.unscale_(self._optimizer)  # pyright: ignore[reportArgumentType]
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         self._norm = nn.utils.get_total_norm(gradients)
         if self._clip_norm:
@@ -113,12 +120,12 @@ class TrainStep:
         bad = ~self._norm.isfinite()
         self._bad = torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad))
         if scaler is not None:
-            scaler.step(self._optimizer)  # skips by itself
+            scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]  (it skips by itself)
             scaler.update()
         else:
             self._optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._model.zero_grad(set_to_none=True)
 
     def read(self, stop: bool) -> StepFigures:
         """Wait for the device, sum the figures over the ranks and start anew. All ranks must call it together.

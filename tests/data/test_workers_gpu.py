@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from kws_dist import models
+from kws_dist.config import TrainConfig
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.data.workers import Batch, DeviceWorker
 from kws_dist.pipeline_stages import Pipeline, SyntheticStore
@@ -116,7 +117,7 @@ def test_the_host_waits_for_nothing_from_step_to_step(
 ) -> None:
     """Neither the thread that trains nor the one that makes batches: torch looks at the whole process."""
     model = models.build("bcresnet", num_classes=35).to(CUDA)
-    optimizer = build_optimizer(model, "sgd", momentum=0.9, nesterov=False, weight_decay=1e-3)
+    optimizer = build_optimizer(model, TrainConfig())
     step = TrainStep(model, optimizer, accelerator, seed=0, accumulate=2, clip_norm=1.0)
     batches = worker(pipeline, on_device=on_device, accumulate=2).batches(0, 12)  # all of them are drawn at once
     for number in range(2):

@@ -1,0 +1,25 @@
+"""From settings to the two parts that every use of a model needs: its features, and the model itself."""
+
+from dataclasses import asdict
+
+from torch import nn
+
+from kws_dist import models
+from kws_dist.config import Config, FeaturesConfig
+from kws_dist.frontend.features import Features, build_features
+from kws_dist.frontend.normalize import Statistics
+
+
+def features_of(settings: FeaturesConfig, sample_rate_hz: int, statistics: Statistics | None = None) -> Features:
+    """Build the features. `statistics`: of the training clips, for `--features.normalize dataset`."""
+    given = {name: value for name, value in asdict(settings).items() if name != "preset"}
+    return build_features(**given, sample_rate_hz=sample_rate_hz, statistics=statistics)
+
+
+def model_of(config: Config, num_classes: int, sample_rate_hz: int) -> nn.Module:
+    """Build the model, freshly initialised, for as many bins and frames as its features have, if it has to know."""
+    known = models.list_params(config.model.name)
+    clip_samples = round(config.data.clip_seconds * sample_rate_hz)
+    shape = {"mels": config.features.bins, "frames": config.features.frames(clip_samples, sample_rate_hz)}
+    shape = {name: value for name, value in shape.items() if name in known}
+    return models.build(config.model.name, num_classes=num_classes, **{**shape, **config.model.params})

@@ -5,6 +5,8 @@ arXiv 1409.1556) on a log-mel map, with batch normalisation (Ioffe and Szegedy, 
 is left of the map makes the weights independent of the number of mels and frames.
 """
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class CNN4(nn.Module):
     def __init__(self, num_classes: int, channels: int, dropout: float) -> None:
         super().__init__()
         widths = [1, *(channels * times for times in _WIDTHS)]
-        self.blocks = nn.Sequential(*(_block(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)))
+        self.blocks = nn.Sequential(*(_block(*pair) for pair in pairwise(widths)))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(widths[-1], num_classes)
 

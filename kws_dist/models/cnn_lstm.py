@@ -8,6 +8,7 @@ LSTM reads what is left. A convolution is followed by batch normalisation and Re
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
+from kws_dist.models.rnn import open_forget_gates
 
 _KERNEL, _STRIDE = 5, 2
 
@@ -50,6 +51,7 @@ class CNNLSTM(nn.Module):
         self.lstm = nn.LSTM(
             channels * bins, hidden, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
         )
+        open_forget_gates(self.lstm)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, num_classes)
 

@@ -60,6 +60,7 @@ class RNNClassifier(nn.Module):
             bidirectional=bidirectional,
             dropout=dropout if layers > 1 else 0.0,
         )
+        open_forget_gates(self.rnn)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden * (2 if bidirectional else 1), num_classes)
 
@@ -82,3 +83,18 @@ def last_state(states: Tensor, hidden: int) -> Tensor:
     The backward direction has then arrived at the first frame; in the last one it has seen nothing else.
     """
     return torch.cat((states[:, :hidden, -1], states[:, hidden:, 0]), dim=1)
+
+
+@torch.no_grad()
+def open_forget_gates(rnn: nn.RNNBase) -> None:
+    """Begin with the forget gates of an LSTM at a bias of 1; a GRU is left as it is.
+
+    At torch's 0 a cell loses half of what it knows in every frame, and the last state of a clip says little about the
+    word in its middle (Jozefowicz et al., 2015, "An empirical exploration of recurrent network architectures").
+    """
+    if not isinstance(rnn, nn.LSTM):
+        return
+    forget = slice(rnn.hidden_size, 2 * rnn.hidden_size)  # torch's order: input, forget, cell, output
+    for name, parameter in rnn.named_parameters():
+        if name.startswith("bias_"):  # two for each layer and direction, which are added
+            parameter[forget] = 1.0 if name.startswith("bias_ih") else 0.0

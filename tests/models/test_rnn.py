@@ -120,3 +120,17 @@ def test_a_wrong_parameter_is_one_clear_sentence(params, sentence: str) -> None:
 def test_a_wrong_number_of_bins_is_one_clear_sentence() -> None:
     with pytest.raises(UsageError, match="rnn was built for mels=20, got 40 mel bins"):
         build(5, mels=20)(_features())
+
+
+def test_an_lstm_begins_by_remembering_and_a_gru_as_torch_makes_it() -> None:
+    """A forget gate of 0.5 would leave nothing of a word in the middle of the clip (Jozefowicz et al., 2015)."""
+    rnn = build(5, hidden=16, layers=2, bidirectional=True).rnn
+    for layer in (f"l{number}{direction}" for number in range(2) for direction in ("", "_reverse")):
+        biases = getattr(rnn, f"bias_ih_{layer}") + getattr(rnn, f"bias_hh_{layer}")
+        assert torch.equal(biases[16:32], torch.ones(16))  # torch's order: input, forget, cell, output
+        assert (biases[:16] != 1).all()
+    torch.manual_seed(1)
+    ours = build(5, cell="gru", hidden=16, layers=1).rnn
+    torch.manual_seed(1)
+    plain = nn.GRU(40, 16, batch_first=True)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))

@@ -1,0 +1,87 @@
+"""Every architecture has as many parameters as its publication says; where the count differs, the row says why.
+
+A published figure is either exact, or rounded as it is printed there: `238e3` within `ROUNDED` is "238 k".
+To add a model, add its rows: name, parameters, number of words, the published count, what ours has besides.
+"""
+
+import pytest
+from torch import nn
+
+from kws_dist.models import build
+
+EXACT, ROUNDED, ROUNDED_TENTH = 0, 500, 50  # how far a published figure may be off: itself, in k, in 0.1 k
+
+
+def _running_statistics(model: nn.Module) -> int:
+    return sum(buffer.numel() for name, buffer in model.named_buffers() if "running" in name)
+
+
+def _norm_channels(model: nn.Module) -> int:
+    return sum(norm.bias.numel() for norm in model.modules() if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)))
+
+
+def _nothing(_: nn.Module) -> int:
+    return 0
+
+
+def _folded(model: nn.Module) -> int:
+    """An 8-bit DS-CNN has its norms folded into the convolutions: a bias per channel, in place of scale and shift."""
+    return _norm_channels(model)
+
+
+def _classifier_bias_not_statistics(model: nn.Module) -> int:
+    """TC-ResNet counts all variables of its batch norms, as TensorFlow does; its classifier has no bias."""
+    return model.get_parameter("classifier.bias").numel() - _running_statistics(model)
+
+
+# (name, parameters, words), published, within, what ours has besides.
+PUBLISHED = [
+    # Kim et al., arXiv 2106.04140, Table 3 gives k; exact: Qualcomm-AI-research/bcresnet, bcresnet.py.
+    *[
+        (("bcresnet", {"tau": tau}, words), count, EXACT, _nothing)
+        for words, counts in {
+            12: (9_232, 17_154, 27_284, 54_168, 187_812, 321_068),
+            30: (9_826, 18_036, 28_454, 55_914, 191_286, 325_694),
+            35: (9_991, 18_281, 28_779, 56_399, 192_251, 326_979),
+        }.items()
+        for tau, count in zip((1, 1.5, 2, 3, 6, 8), counts, strict=True)
+    ],
+    (("bcresnet", {"tau": 1}, 10), 9_166, EXACT, _nothing),
+    # Zhang et al., arXiv 1711.07128: 38.6, 189.2 and 497.6 KB for weights and maps of 8 bits (test_ds_cnn.py takes
+    # the maps off). MLPerf Tiny's is size S.
+    (("ds_cnn", {"size": "S"}, 12), 22_604, EXACT, _folded),
+    (("ds_cnn", {"size": "M"}, 12), 135_032, EXACT, _folded),
+    (("ds_cnn", {"size": "L"}, 12), 410_700, EXACT, _folded),
+    # Choi et al., arXiv 1904.03814, Table 1.
+    (("tc_resnet", {"depth": 8}, 12), 66e3, ROUNDED, _classifier_bias_not_statistics),
+    (("tc_resnet", {"depth": 8, "width": 1.5}, 12), 145e3, ROUNDED, _classifier_bias_not_statistics),
+    (("tc_resnet", {"depth": 14}, 12), 137e3, ROUNDED, _classifier_bias_not_statistics),
+    (("tc_resnet", {"depth": 14, "width": 1.5}, 12), 305e3, ROUNDED, _classifier_bias_not_statistics),
+    # Tang and Lin, arXiv 1710.10361, Tables 1 to 4.
+    (("res15", {"depth": 15}, 12), 238e3, ROUNDED, _nothing),
+    (("res15", {"depth": 8}, 12), 110e3, ROUNDED, _nothing),
+    (("res15", {"depth": 26}, 12), 438e3, ROUNDED, _nothing),
+    (("res15", {"depth": 15, "narrow": True}, 12), 42.6e3, ROUNDED_TENTH, _nothing),
+    (("res15", {"depth": 8, "narrow": True}, 12), 19.9e3, ROUNDED_TENTH, _nothing),
+    (("res15", {"depth": 26, "narrow": True}, 12), 78.4e3, ROUNDED_TENTH, _nothing),
+    # Majumdar and Ginsburg, arXiv 2004.08531, Table 2 (30 words, and 35).
+    (("matchboxnet", {"blocks": 3, "repeats": 1, "channels": 64}, 30), 77e3, ROUNDED, _nothing),
+    (("matchboxnet", {"blocks": 3, "repeats": 2, "channels": 64}, 30), 93e3, ROUNDED, _nothing),
+    (("matchboxnet", {"blocks": 3, "repeats": 2, "channels": 64}, 35), 93e3, ROUNDED, _nothing),
+    (("matchboxnet", {"blocks": 6, "repeats": 2, "channels": 64}, 35), 140e3, 600, _nothing),  # 139,491: rounded up
+]
+
+
+def _label(value: object) -> str | None:
+    if not isinstance(value, tuple):
+        return None
+    name, params, words = value
+    return "-".join([name, *map(str, params.values()), f"{words}words"])
+
+
+@pytest.mark.parametrize(("model", "published", "within", "besides"), PUBLISHED, ids=_label)
+def test_parameters_are_as_published(model, published, within, besides):
+    name, params, words = model
+    net = build(name, num_classes=words, **params)
+    ours = sum(param.numel() for param in net.parameters())
+    assert abs(ours - besides(net) - published) <= within, f"{ours:,} parameters"

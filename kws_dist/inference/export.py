@@ -67,10 +67,9 @@ def _params(trained: Rebuilt) -> dict[str, Any]:
     """Return all parameters of the architecture, those that the features decide among them."""
     config, name = trained.config, trained.config.model.name
     clip_samples = round(config.data.clip_seconds * trained.state["sample_rate_hz"])
-    with torch.inference_mode():
-        _, _, bins, frames = trained.front_end.features(torch.zeros(1, clip_samples)).shape
+    frames = config.features.frames(clip_samples, trained.state["sample_rate_hz"])
     known = models.list_params(name)
-    decided = {key: value for key, value in {"mels": bins, "frames": frames}.items() if key in known}
+    decided = {key: value for key, value in {"mels": config.features.bins, "frames": frames}.items() if key in known}
     return {**known, **decided, **config.model.params}
 
 

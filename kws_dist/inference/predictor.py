@@ -80,8 +80,8 @@ class Predictor:
         The last one ends where the recording does. No window is smoothed by, or knows of, the others.
         """
         samples = _array(wave)
-        if samples.size == 0:
-            raise UsageError("the wave has no samples")
+        if samples.ndim not in (1, 2) or samples.size == 0:
+            pcm_of(samples, self.sample_rate_hz, self.sample_rate_hz)  # which says what is wrong with it
         piece = round(_PIECE_S * _whole_hz(sample_rate_hz))
         pieces = (samples[..., first : first + piece] for first in range(0, samples.shape[-1], piece))
         return list(self.predict_blocks(pieces, sample_rate_hz, hop_s))
@@ -138,6 +138,6 @@ def _array(wave: Wave) -> NDArray[np.generic]:
 
 
 def _whole_hz(sample_rate_hz: int) -> int:
-    if sample_rate_hz != int(sample_rate_hz) or sample_rate_hz <= 0:
+    if not (sample_rate_hz > 0 and float(sample_rate_hz).is_integer()):
         raise UsageError(f"a sampling rate is a whole number of Hz above 0, not {sample_rate_hz}")
     return int(sample_rate_hz)

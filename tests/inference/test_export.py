@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from launching import python, run
 from safetensors.torch import load_file
 
 from kws_dist import inference, models
+from kws_dist.assemble import model_of
+from kws_dist.config import ModelConfig
+from kws_dist.errors import UsageError
 from kws_dist.frontend.features import build_features
 from kws_dist.frontend.normalize import Statistics
+from kws_dist.inference.export import about, export
 from kws_dist.training.rebuild import rebuild
 
 
@@ -39,7 +44,7 @@ def test_plain_torch_loads_the_file_and_it_says_what_the_run_says(trained_run: P
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "MODEL.PT"])
 def test_both_formats_hold_the_averaged_weights_to_the_bit(trained_run: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
-    run(python("tools/export.py", "--run_dir", trained_run, "--out", out))
+    assert export(rebuild(trained_run), out) == [out, out.with_suffix(".json")]
     tensors = load_file(out) if out.suffix == ".safetensors" else torch.load(out, weights_only=True)
     average = load_file(trained_run / "checkpoints" / "best" / "average.safetensors")
     assert type(tensors) is dict
@@ -54,20 +59,36 @@ def test_both_formats_hold_the_averaged_weights_to_the_bit(trained_run: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("run_name", "out", "word"),
+    ("out", "word"),
     [
-        ("run", "model.exe", ".safetensors"),
-        ("run", "model.json", ".safetensors"),
-        ("run", "nowhere/model.pt", "nowhere"),
-        ("run", "folder.pt", "folder"),
-        ("missing", "model.pt", "missing"),
-        ("folder.pt", "model.pt", "no trained model"),
+        ("model.exe", r"\.safetensors"),
+        ("model", r"\.safetensors"),
+        ("model.json", r"\.safetensors"),
+        ("nowhere/model.pt", "nowhere"),
+        ("folder.pt", "is a folder"),
     ],
 )
-def test_wrong_use_is_one_sentence(trained_run: Path, tmp_path: Path, run_name: str, out: str, word: str) -> None:
+def test_a_file_that_cannot_be_is_refused_and_nothing_written(
+    trained_run: Path, tmp_path: Path, out: str, word: str
+) -> None:
     (tmp_path / "folder.pt").mkdir()
-    (tmp_path / "run").symlink_to(trained_run)
-    error = run(python("tools/export.py", "--run_dir", tmp_path / run_name, "--out", tmp_path / out), expect=2).stderr
-    assert word in error
+    with pytest.raises(UsageError, match=word):
+        export(rebuild(trained_run), tmp_path / out)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.pt"]
+
+
+def test_every_architecture_can_be_built_from_what_is_written(trained_run: Path) -> None:
+    trained = rebuild(trained_run)
+    for name in models.list_models():
+        config = replace(trained.config, model=ModelConfig(name=name))
+        expected = model_of(config, len(trained.words), trained.state["sample_rate_hz"]).state_dict()
+        made = models.build(**about(replace(trained, config=config))["model"]).state_dict()
+        assert {key: one.shape for key, one in made.items()} == {key: one.shape for key, one in expected.items()}, name
+
+
+def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
+    command = python("tools/export.py", "--run_dir", tmp_path / "missing", "--out", tmp_path / "model.pt")
+    error = run(command, expect=2).stderr
+    assert "missing" in error
     assert len(error.strip().splitlines()) == 1
     assert "Traceback" not in error

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from conftest import chirp
-from launching import ROOT, environment, last_json, python, run
+from launching import ROOT, environment, python, run
 
 from kws_dist import inference
 from kws_dist.corpus.audio import decode
@@ -125,7 +125,7 @@ def test_real_recordings_of_another_rate_are_heard_as_their_shards_are(real_data
         said = predictor.predict(wave, rate_hz)
         assert (said.word, said.score) == (word, pytest.approx(probability, rel=1e-4))
         correct[word_of[key]] += said.word == word_of[key]
-    counted = last_json(run(python("launch/evaluate.py", "--run_dir", run_dir)).stdout)["per_word"]
+    counted = json.loads((run_dir / "result.json").read_text())["test"]["per_word"]
     assert {word: counted[word]["correct"] for word in counted} == {word: correct[word] for word in counted}
 
 
@@ -147,6 +147,7 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "int16 tensor": torch.from_numpy,
     "float tensor with a gradient": lambda pcm: torch.from_numpy(pcm / 32768).requires_grad_(),
     "every second of twice as many": lambda pcm: np.repeat(pcm, 2)[::2],
+    "a column": lambda pcm: np.stack([pcm, 0 * pcm], 1)[:, 0],
     "list": lambda pcm: (pcm / 32768).tolist(),
 }
 
@@ -188,6 +189,7 @@ WRONG: dict[str, tuple[Any, float, str]] = {
     "not a number": (np.array([0.0, np.nan]), 16_000, "not numbers"),
     "infinite": (torch.tensor([0.0, torch.inf]), 16_000, "not numbers"),
     "channels last": (np.zeros((16_000, 2)), 16_000, "transpose"),
+    "a number": (np.zeros(()), 16_000, "shape"),
     "a batch": (np.zeros((2, 1, 16_000)), 16_000, "shape"),
     "32 bits": (np.zeros(16_000, np.int32), 16_000, "int32"),
     "16-bit numbers as floats": (np.full(16_000, 20_000.0), 16_000, "32768"),

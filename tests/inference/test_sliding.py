@@ -58,20 +58,16 @@ def test_resampled_in_pieces_it_is_the_whole_to_within_a_16_bit_step(rate_hz: in
     assert np.abs(pieces.astype(int) - whole).max() <= 1
 
 
-def test_an_hour_takes_no_more_memory_than_a_minute(trained_run: Path) -> None:
+def test_half_an_hour_takes_little_memory(trained_run: Path) -> None:
     predictor = inference.load(trained_run, "cpu")
     predictor.predict(np.zeros(100), 16_000)
-
-    def peak_bytes(seconds: int) -> int:
-        tracemalloc.start()
-        try:
-            blocks = (np.zeros(80_000) for _ in range(seconds // 10))
-            assert sum(1 for _ in predictor.predict_blocks(blocks, 8_000, hop_s=1.0)) == seconds
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    assert peak_bytes(3600) < 1.2 * peak_bytes(60)
+    blocks = (np.zeros(80_000) for _ in range(180))  # 115 MB together
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in predictor.predict_blocks(blocks, 8_000, hop_s=1.0)) == 1800
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_window_says_what_its_clip_alone_says(trained_run: Path) -> None:

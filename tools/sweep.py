@@ -1,0 +1,99 @@
+"""Run one training for each seed, or each place of a grid, and compare them in one table.
+
+    python tools/sweep.py configs/sweeps/seeds.yaml
+    python tools/sweep.py configs/sweeps/seeds.yaml --slurm --sbatch_options "--time=2:00:00 --gpus=1"
+
+What is finished is not run again, what was stopped goes on. The table lies in the folder of the sweep as well, as
+table.json and table.md. Exit code 1: some run is not finished; the table names it.
+"""
+
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from kws_dist import sweep_jobs, sweep_table
+from kws_dist.errors import UsageError, main_guard
+from kws_dist.sweep import Sweep, read_sweep
+
+_TRAIN = Path(__file__).parents[1] / "launch" / "train.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Which sweep, and how it is run."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """What to run, as YAML: see kws_dist/sweep.py, and configs/sweeps."""
+    out: Path | None = None
+    """Folder of the runs and the table, instead of the one in the file; else runs/sweeps/ and the name of the file."""
+    jobs: int | None = None
+    """Runs side by side, which share the cores and the GPUs (1); with --slurm, most tasks at a time (all)."""
+    dry_run: bool = False
+    """Check the settings of every run, print their commands, and run nothing."""
+    table_only: bool = False
+    """Make the table of what is finished, and run nothing."""
+    slurm: bool = False
+    """Submit the runs that are not finished as one SLURM array, and behind it the table."""
+    sbatch_options: str = ""
+    """With --slurm: what each run needs, such as "--partition=gpu --gpus=1 --time=2:00:00"."""
+    task_index: int | None = None
+    """Become the run of this number, counted from 0: what a task of the array does."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def sweep(arguments: Arguments) -> int:
+    """Do what the arguments ask for; returns the exit code."""
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs {arguments.jobs} should be 1 or more")
+    plan, console = read_sweep(arguments.file, arguments.out), Console(highlight=False)
+    if arguments.task_index is not None:
+        if not 0 <= arguments.task_index < len(plan.cells):
+            raise UsageError(f"--task_index {arguments.task_index} should be from 0 to {len(plan.cells) - 1}")
+        sweep_jobs.become(plan.cells[arguments.task_index], _TRAIN)
+    todo = [cell for cell in plan.cells if not sweep_jobs.is_finished(cell)]
+    done = len(plan.cells) - len(todo)
+    console.print(f"{len(plan.cells)} runs in {plan.out}, {done} of them finished", soft_wrap=True, markup=False)
+    if arguments.slurm and todo and not arguments.table_only:
+        return _to_slurm(arguments, plan, console)
+    if arguments.dry_run:
+        for cell in todo:
+            command = shlex.join(sweep_jobs.command_of(cell, _TRAIN))
+            console.print(f"{cell.name}: {command}", soft_wrap=True, markup=False)
+        return 0
+    failed: dict[str, str] = {}
+    if not arguments.table_only:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop in good order, as by Ctrl-C
+        say = lambda line: console.print(line, soft_wrap=True, markup=False)  # noqa: E731
+        failed = sweep_jobs.run_cells(todo, _TRAIN, jobs=arguments.jobs or 1, say=say)
+    return _finish(plan, console, failed)
+
+
+def _finish(plan: Sweep, console: Console, failed: dict[str, str]) -> int:
+    rows, missing = sweep_table.make_rows(plan), sweep_table.unfinished(plan, failed)
+    sweep_table.write_tables(plan.out, rows, missing)
+    sweep_table.show(console, rows, missing)
+    return 1 if missing else 0
+
+
+def _to_slurm(arguments: Arguments, plan: Sweep, console: Console) -> int:
+    again = [sys.executable, str(Path(__file__)), str(arguments.file), "--out", str(plan.out)]
+    indices = [index for index, cell in enumerate(plan.cells) if not sweep_jobs.is_finished(cell)]
+    options = shlex.split(arguments.sbatch_options)
+    text = sweep_jobs.array_script(plan, indices, again, options=options, jobs=arguments.jobs or 0)
+    if arguments.dry_run:
+        console.print(text, soft_wrap=True, markup=False)
+    else:
+        console.print(sweep_jobs.submit(plan.out / "sweep.sbatch", text, again), soft_wrap=True, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Arguments, description=__doc__, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,))
+    raise SystemExit(main_guard(lambda: sweep(arguments), debug=arguments.debug))

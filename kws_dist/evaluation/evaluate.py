@@ -61,6 +61,7 @@ class Evaluation:
             "correct": self.correct,
             "loss": self.loss,
             "per_word": per_word,
+            "confusion": self.confusion.tolist(),
         }
 
 

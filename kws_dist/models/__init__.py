@@ -1,7 +1,12 @@
 """Architectures, one file each: features `(B, 1, mels, frames)` float32 in, logits `(B, num_classes)` out.
 
-A model knows nothing of ranks, devices or files. To add one, write a file with a `build(num_classes, *, ...)`
-whose keyword arguments are the architecture's parameters, and name it in `_BUILDERS`.
+A model knows nothing of ranks, devices or files. To add one:
+
+1. Write a file with a `build(num_classes, *, ...)` whose keyword arguments are the architecture's parameters. `mels`
+   and `frames` among them are filled in with the bins and frames of the features.
+2. Give the module `encode(features) -> (B, width, frames')`, which is what it pools over time, and a last layer
+   `classifier` with a row for each word; register its layers in the order in which data flow through them.
+3. Name the file in `_ARCHITECTURES`. The tests in tests/models/test_models.py then hold for it.
 """
 
 import inspect
@@ -11,11 +16,42 @@ from difflib import get_close_matches
 from torch import nn
 
 from kws_dist.errors import UsageError
-from kws_dist.models import bcresnet, gru
+from kws_dist.models import (
+    att_rnn,
+    bcresnet,
+    cnn4,
+    cnn_lstm,
+    crnn,
+    ds_cnn,
+    gru,
+    kwt,
+    m5,
+    matchboxnet,
+    mhatt_rnn,
+    res15,
+    rnn,
+    tc_resnet,
+)
+
+_ARCHITECTURES = (
+    att_rnn,
+    bcresnet,
+    cnn4,
+    cnn_lstm,
+    crnn,
+    ds_cnn,
+    gru,
+    kwt,
+    m5,
+    matchboxnet,
+    mhatt_rnn,
+    res15,
+    rnn,
+    tc_resnet,
+)
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "bcresnet": bcresnet.build,
-    "gru": gru.build,
+    architecture.__name__.rpartition(".")[2]: architecture.build for architecture in _ARCHITECTURES
 }
 
 

@@ -32,6 +32,8 @@ def build(num_classes: int, *, tau: float = 1.0, dropout: float = 0.1) -> nn.Mod
         tau: width multiplier; the base width is 8 * tau channels.
         dropout: share of channels dropped after each block's 1D part, in training.
     """
+    if not 0 <= dropout < 1:
+        raise UsageError(f"bcresnet needs dropout of 0 or more and below 1, got {dropout:g}")
     return BCResNet(num_classes, tau=tau, dropout=dropout)
 
 

@@ -31,6 +31,8 @@ def build(
     for flag, value in {"mels": mels, "hidden": hidden, "layers": layers}.items():
         if value < 1:
             raise UsageError(f"gru needs {flag} of 1 or more, got {value}")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"gru needs dropout of 0 or more and below 1, got {dropout:g}")
     return GRUClassifier(num_classes, mels, hidden, layers, bidirectional, dropout)
 
 

@@ -93,6 +93,11 @@ class Loop:
                     self.parts.save(self.progress, False)
         finally:
             self.close()
+        if self.at_end and self.progress.step < self.total_steps:
+            self.parts.display.note(
+                f"validation was no better for {self.config.patience_epochs} epochs: the training ends at step"
+                f" {self.progress.step} of {self.total_steps}"
+            )
         return self.at_end
 
     @property

@@ -8,7 +8,6 @@ import torch
 
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display
-from kws_dist.errors import UsageError
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.tracking import Tracker
 from kws_dist.training.buffers import average_buffers
@@ -30,18 +29,12 @@ def parts_of(job: "Job", stop: StopRequest, tracker: Tracker, display: Display) 
     front_end = training_front_end(config, job.data, learner.statistics, job.teacher)
     store = job.data.stores["train"]
     device = job.accelerator.device
-    validate = evaluator(job, "val")
-    if config.train.patience_epochs and validate is None:
-        raise UsageError(
-            f"--train.patience_epochs {config.train.patience_epochs} ends the training by its validation, and"
-            f" --data.shards {config.data.shards} has no validation split: make shards with one, or pass 0"
-        )
     return Parts(
         step=_train_step(job),
         worker=DeviceWorker(store, job.sampler, front_end.to(device), job.batch_slice, device),
         sampler=job.sampler,
         store=store,
-        validate=validate,
+        validate=evaluator(job, "val"),
         test=evaluator(job, "test") if config.train.test_each_epoch else None,
         evaluated_model=partial(_evaluated_model, job),
         save=partial(save, job),

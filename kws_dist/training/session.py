@@ -22,6 +22,7 @@ from kws_dist.frontend.normalize import Statistics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
 from kws_dist.training import checkpoint, report, resume
+from kws_dist.training.check import check
 from kws_dist.training.data import Data, open_data
 from kws_dist.training.draws import training_sampler
 from kws_dist.training.dry_run import rehearse
@@ -69,6 +70,7 @@ class Job:
 
 def build_job(config: Config, accelerator: Accelerator) -> Job:
     """Open the data and build the model, the same on every rank."""
+    check(config.train)
     batch_slice = BatchSlice(
         global_batch=config.train.global_batch,
         accumulate=config.train.accumulate,
@@ -81,6 +83,11 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
     data = open_data(config.data, accelerator.device, splits, ranks=ranks, warn=accelerator.print)
     if "train" not in data.stores:
         raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
+    if config.train.patience_epochs and "val" not in data.stores:
+        raise UsageError(
+            f"--train.patience_epochs {config.train.patience_epochs} ends the training by its validation, and"
+            f" --data.shards {config.data.shards} has no validation split: make shards with one, or pass 0"
+        )
     feature_settings.check(config.features, data.dataset.sample_rate_hz)
     store = data.stores["train"]
     sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)

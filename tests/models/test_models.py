@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
 from kws_dist.models import build, list_models, list_params
+from kws_dist.models.layers import from_last_block, layers
 
 
 def _features(batch: int, frames: int = 101, mels: int = 40) -> Tensor:
@@ -15,13 +16,25 @@ def _features(batch: int, frames: int = 101, mels: int = 40) -> Tensor:
     return torch.randn(batch, 1, mels, frames, generator=generator) * 3 - 5
 
 
+def _input(name: str, batch: int, frames: int = 101) -> Tensor:
+    """Features as wide as the model's default, and as long as it takes; a waveform for M5."""
+    if name == "m5":
+        return _features(batch, 16_000 + frames, mels=1) / 10 + 0.5
+    params = list_params(name)
+    return _features(batch, int(str(params.get("frames", frames))), mels=int(str(params.get("mels", 40))))
+
+
+def _without_dropout(name: str) -> dict[str, float]:
+    return {"dropout": 0.0} if "dropout" in list_params(name) else {}
+
+
 MODELS = pytest.mark.parametrize("name", list_models())
 
 
 @MODELS
 @pytest.mark.parametrize(("batch", "frames"), [(1, 98), (3, 99), (5, 100), (7, 101)])
 def test_output_shape(name, batch, frames):
-    logits = build(name, num_classes=12)(_features(batch, frames))
+    logits = build(name, num_classes=12)(_input(name, batch, frames))
     assert logits.shape == (batch, 12)
     assert logits.dtype == torch.float32
 
@@ -29,7 +42,7 @@ def test_output_shape(name, batch, frames):
 @MODELS
 def test_training_gives_every_parameter_a_finite_gradient(name):
     model = build(name, num_classes=12)
-    F.cross_entropy(model(_features(6)), torch.arange(6)).backward()
+    F.cross_entropy(model(_input(name, 6)), torch.arange(6)).backward()
     for param_name, param in model.named_parameters():
         assert param.grad is not None, param_name
         assert param.grad.isfinite().all(), param_name
@@ -39,9 +52,9 @@ def test_training_gives_every_parameter_a_finite_gradient(name):
 @MODELS
 def test_in_eval_a_clip_does_not_depend_on_its_batch(name):
     model = build(name, num_classes=12)
-    model(_features(8))  # running statistics away from their start
+    model(_input(name, 8))  # running statistics away from their start
     model.eval()
-    x = _features(5)
+    x = _input(name, 5)
     together = model(x)
     alone = torch.cat([model(clip[None]) for clip in x])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
@@ -50,8 +63,8 @@ def test_in_eval_a_clip_does_not_depend_on_its_batch(name):
 @MODELS
 def test_bf16_autocast_trains_and_stays_near_fp32(name):
     torch.manual_seed(0)
-    model = build(name, num_classes=12, dropout=0.0)
-    x = _features(6)
+    model = build(name, num_classes=12, **_without_dropout(name))
+    x = _input(name, 6)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(x)
     F.cross_entropy(logits.float(), torch.arange(6)).backward()
@@ -67,7 +80,7 @@ def test_the_same_seed_trains_to_the_same_bits(name):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
-            F.cross_entropy(model(_features(6)), torch.arange(6)).backward()
+            F.cross_entropy(model(_input(name, 6)), torch.arange(6)).backward()
             optimizer.step()
         return model
 
@@ -78,9 +91,61 @@ def test_the_same_seed_trains_to_the_same_bits(name):
 @MODELS
 def test_state_dict_loads_strictly_into_a_fresh_model(name):
     saved, fresh = build(name, num_classes=12), build(name, num_classes=12)
-    saved(_features(4))
+    saved(_input(name, 4))
     fresh.load_state_dict(saved.state_dict(), strict=True)
-    assert torch.equal(saved.eval()(_features(2)), fresh.eval()(_features(2)))
+    assert torch.equal(saved.eval()(_input(name, 2)), fresh.eval()(_input(name, 2)))
+
+
+@MODELS
+def test_the_sequence_before_pooling_can_be_had(name):
+    sequence = build(name, num_classes=12).eval().encode(_input(name, 3))
+    assert sequence.dim() == 3
+    assert len(sequence) == 3
+    assert sequence.shape[2] > 1
+
+
+@MODELS
+def test_the_last_layer_has_a_row_for_each_word(name):
+    model = build(name, num_classes=12)
+    assert isinstance(model.classifier, nn.Linear)
+    assert model.classifier.out_features == 12
+    assert layers(model)[-1] == ("classifier.weight", "classifier.bias")
+
+
+@MODELS
+def test_layers_are_in_the_order_of_the_data(name):
+    """A layer that is trained alone, while those before it are frozen, gets gradients only from what is behind it."""
+    model = build(name, num_classes=12, **_without_dropout(name))
+    ran: list[str] = []
+    names = {parameter: parameter_name for parameter_name, parameter in model.named_parameters()}
+    for module in model.modules():
+        own = [names[parameter] for parameter in module.parameters(recurse=False)]
+        module.register_forward_pre_hook(lambda *_, own=own: ran.extend(own))
+    model(_input(name, 3))
+    of_layers = layers(model)
+    at = {parameter: number for number, layer in enumerate(of_layers) for parameter in layer}
+    assert sorted(at) == sorted(names.values())
+    order = [at[parameter] for parameter in ran]
+    assert order == sorted(order)
+
+
+@MODELS
+def test_the_last_block_and_the_classifier_are_a_part_of_the_model(name):
+    model = build(name, num_classes=12)
+    assert 2 <= from_last_block(model) <= len(layers(model))
+
+
+@MODELS
+def test_a_model_for_one_word_less_differs_in_the_classifier_alone(name):
+    twelve, eleven = (build(name, num_classes=count).state_dict() for count in (12, 11))
+    assert {key for key in twelve if twelve[key].shape != eleven[key].shape} == {"classifier.weight", "classifier.bias"}
+
+
+@MODELS
+def test_dropout_is_refused_where_it_is_no_share(name):
+    if "dropout" in list_params(name):
+        with pytest.raises(UsageError, match=f"^{name} needs dropout of 0"):
+            build(name, num_classes=12, dropout=1.5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +168,8 @@ def test_gru_does_not_mind_the_scale_of_the_features():
     [
         (
             lambda: build("bcresent", num_classes=12),
-            "no model is called 'bcresent'; perhaps you meant 'bcresnet'; choose from bcresnet, gru",
+            "no model is called 'bcresent'; perhaps you meant 'bcresnet'; choose from att_rnn, bcresnet, "
+            "cnn4, cnn_lstm, crnn, ds_cnn, gru, kwt, m5, matchboxnet, mhatt_rnn, res15, rnn, tc_resnet",
         ),
         (
             lambda: build("bcresnet", num_classes=12, tua=2),

@@ -10,8 +10,6 @@ from rich.text import Text
 from kws_dist.inference.files import Heard
 from kws_dist.inference.prediction import Prediction
 
-_NO_BREAK = "\u00a0"  # a space at which no line ends
-
 
 def as_table(files: Sequence[Heard], top: int) -> Table:
     """Make a table with a row for each file, or for each stretch of a longer one; `top` words in a row, best first."""
@@ -24,13 +22,13 @@ def as_table(files: Sequence[Heard], top: int) -> Table:
     table.add_column("word", overflow="fold", style="bold")
     table.add_column("score", justify="right", no_wrap=True)
     if top > 1:
-        table.add_column("or else", overflow="fold", style="dim")
+        table.add_column("or else, %", overflow="fold", style="dim")
     for heard in files:
         name = str(heard.path)
         for start_s, end_s, prediction in heard.windows:
             times = [_clock(start_s), _clock(end_s)] if heard.is_long else ["", ""]
             best, *others = prediction.top(top)
-            rest = ", ".join(f"{word} {_percent(score)}".replace(" ", _NO_BREAK) for word, score in others)
+            rest = ", ".join(f"{word} {100 * score:.1f}" for word, score in others)
             cells = [name, *(times if timed else ()), best[0], _percent(best[1]), *([rest] if top > 1 else ())]
             table.add_row(*map(Text, cells))
             name = ""

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kws_dist.errors import UsageError
 from kws_dist.models import bcresnet
 
-_LENGTHS = (1, 2, 4)
+_LENGTHS = (1, 2, 4, 8)
 """How many clips long the input is in which the end of a receptive field is looked for, one length after the other."""
 _INPUTS = 4
 """Any one input leaves some paths dead (a ReLU below 0, a maximum that lies elsewhere); of several, each is alive."""

@@ -111,6 +111,7 @@ def convolutions(*kernels: tuple[int, int, int]) -> Callable[[int], nn.Module]:
         ([(3, 1, 1), (5, 1, 2)], 3 + 8),
         ([(3, 2, 1), (3, 2, 1), (3, 1, 1)], 3 + 4 + 8),
         ([(9, 1, 8), (9, 1, 8)], 129),  # longer than the clip, so it is looked for in longer ones
+        ([(9, 1, 16)] * 3, 385),
     ],
 )
 def test_the_receptive_field_is_that_of_the_formula(kernels: list[tuple[int, int, int]], frames: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from torch import nn
 
 from kws_dist import models
-from kws_dist.config import Config, FeaturesConfig
+from kws_dist.config import Config, FeaturesConfig, Number
 from kws_dist.frontend.features import Features, build_features
 from kws_dist.frontend.normalize import Statistics
 
@@ -16,10 +16,14 @@ def features_of(settings: FeaturesConfig, sample_rate_hz: int, statistics: Stati
     return build_features(**given, sample_rate_hz=sample_rate_hz, statistics=statistics)
 
 
-def model_of(config: Config, num_classes: int, sample_rate_hz: int) -> nn.Module:
-    """Build the model, freshly initialised, for as many bins and frames as its features have, if it has to know."""
+def model_params(config: Config, sample_rate_hz: int) -> dict[str, Number]:
+    """Return the model's parameters: the settings', and the bins and frames of its features, if it has to know."""
     known = models.list_params(config.model.name)
     clip_samples = round(config.data.clip_seconds * sample_rate_hz)
     shape = {"mels": config.features.bins, "frames": config.features.frames(clip_samples, sample_rate_hz)}
-    shape = {name: value for name, value in shape.items() if name in known}
-    return models.build(config.model.name, num_classes=num_classes, **{**shape, **config.model.params})
+    return {**{name: value for name, value in shape.items() if name in known}, **config.model.params}
+
+
+def model_of(config: Config, num_classes: int, sample_rate_hz: int) -> nn.Module:
+    """Build the model, freshly initialised."""
+    return models.build(config.model.name, num_classes=num_classes, **model_params(config, sample_rate_hz))

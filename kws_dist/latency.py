@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kws_dist.frontend.pipeline import FrontEnd
 
-_WARM_UP_S, _LATENCY_S, _BATCH_S = 0.3, 0.7, 0.7
+_BUDGET_S = 0.7
 _MOST_REPEATS = 300
 _CPU_BATCH, _GPU_BATCH = 64, 1024
 
@@ -37,11 +37,14 @@ class Speed:
 
 
 @torch.inference_mode()
-def measure(front_end: FrontEnd, model: nn.Module, clip_samples: int, device: torch.device) -> Speed:
+def measure(
+    front_end: FrontEnd, model: nn.Module, clip_samples: int, device: torch.device, *, budget_s: float = _BUDGET_S
+) -> Speed:
     """Measure a model and its front end without augmentation, both on `device`, with clips of `clip_samples`.
 
-    It takes about 2 s, or 5 batches of one clip if that is longer. The model is left in the mode it was in. Under
-    autocast it is measured so; float32 is the default. Each answer is brought to the host, which waits for the device.
+    It takes about 2.5 times `budget_s`, or 5 batches of one clip if that is longer. The model is left in the mode it
+    was in. Under autocast it is measured so; float32 is the default. Each answer is brought to the host, which waits
+    for the device.
     """
     was_training = model.training
     model.eval()
@@ -53,14 +56,14 @@ def measure(front_end: FrontEnd, model: nn.Module, clip_samples: int, device: to
 
     try:
         one = noise[None]
-        _times_s(lambda: answer(one), _WARM_UP_S, least=2)  # first calls compile, choose kernels, take memory
-        alone_s = _times_s(lambda: answer(one), _LATENCY_S, least=2)
+        _times_s(lambda: answer(one), budget_s / 2, least=2)  # first calls compile, choose kernels, take memory
+        alone_s = _times_s(lambda: answer(one), budget_s, least=2)
         batch = _GPU_BATCH if device.type == "cuda" else _CPU_BATCH
-        while batch > 1 and device.type == "cpu" and batch * statistics.median(alone_s) > _BATCH_S / 2:
+        while batch > 1 and device.type == "cpu" and batch * statistics.median(alone_s) > budget_s / 2:
             batch //= 2
         many = noise.expand(batch, -1).contiguous()
         answer(many)
-        together_s = _times_s(lambda: answer(many), _BATCH_S, least=1)
+        together_s = _times_s(lambda: answer(many), budget_s, least=1)
     finally:
         model.train(was_training)
     return Speed(

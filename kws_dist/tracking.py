@@ -222,5 +222,6 @@ def wandb_id(run_dir: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         letters = string.ascii_lowercase + string.digits
-        write_whole(path, "".join(secrets.choice(letters) for _ in range(8)).encode())
+        of_sweep = os.environ.get("WANDB_RUN_ID")  # given by the agent of a W&B sweep, which waits for this run
+        write_whole(path, (of_sweep or "".join(secrets.choice(letters) for _ in range(8))).encode())
     return path.read_text().strip()

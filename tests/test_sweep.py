@@ -312,7 +312,6 @@ def test_the_settings_that_wandb_chooses_are_understood(monkeypatch: pytest.Monk
     assert (config.train.learning_rate, config.train.global_batch) == (0.0123, 100)
 
 
-@pytest.mark.xfail(strict=True, raises=SystemExit, reason="switches take no value on the command line yet")
 def test_switches_that_wandb_chooses_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = parse(wandb_command({"train.nesterov": False, "data.device_share": True}, "launch/train.py")[4:])

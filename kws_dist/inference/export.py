@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from kws_dist import models
+from kws_dist.assemble import model_params
 from kws_dist.errors import UsageError
 from kws_dist.files import write_whole
 from kws_dist.training.rebuild import Rebuilt
@@ -65,12 +66,8 @@ def about(trained: Rebuilt) -> dict[str, Any]:
 
 def _params(trained: Rebuilt) -> dict[str, Any]:
     """Return all parameters of the architecture, those that the features decide among them."""
-    config, name = trained.config, trained.config.model.name
-    clip_samples = round(config.data.clip_seconds * trained.state["sample_rate_hz"])
-    frames = config.features.frames(clip_samples, trained.state["sample_rate_hz"])
-    known = models.list_params(name)
-    decided = {key: value for key, value in {"mels": config.features.bins, "frames": frames}.items() if key in known}
-    return {**known, **decided, **config.model.params}
+    defaults = models.list_params(trained.config.model.name)
+    return {**defaults, **model_params(trained.config, trained.state["sample_rate_hz"])}
 
 
 def _state_dict(trained: Rebuilt) -> dict[str, torch.Tensor]:

@@ -107,10 +107,15 @@ def show_end(display: Display, run: RunFolder, result: dict[str, Any]) -> None:
     rows["best step"] = f"{result['best_step']} of {result['steps']}"
     if result["train_clips_per_s"]:
         rows["training"] = f"{duration(result['train_s'])}, {result['train_clips_per_s']:.0f} clips/s"
+    speed = result["inference"]
+    rows["inference"] = (
+        f"{speed['latency_ms']:.2f} ms a clip, {speed['clips_per_s']:,.0f} clips/s in batches of {speed['batch']}"
+    )
     rows["run folder"] = str(run.path)
     folder = shlex.quote(str(run.path))
     commands = [
         f"python launch/evaluate.py --run_dir {folder}",
+        f"python tools/predict.py --run_dir {folder} FILE",
         f"accelerate launch launch/train.py --config {folder}/config.yaml --run_dir {folder}-again --seed 1",
     ]
     display.finish(rows, commands)

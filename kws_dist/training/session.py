@@ -19,6 +19,7 @@ from kws_dist.display import Display, silent
 from kws_dist.errors import UsageError
 from kws_dist.frontend import augment_settings, feature_settings
 from kws_dist.frontend.normalize import Statistics
+from kws_dist.latency import Speed, measure
 from kws_dist.run import RunFolder
 from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
 from kws_dist.training import checkpoint, report, resume
@@ -26,7 +27,7 @@ from kws_dist.training.check import check
 from kws_dist.training.data import Data, open_data
 from kws_dist.training.draws import training_sampler
 from kws_dist.training.dry_run import rehearse
-from kws_dist.training.front_end import training_statistics
+from kws_dist.training.front_end import evaluation_front_end, training_statistics
 from kws_dist.training.learner import Learner, build_learner
 from kws_dist.training.loop import Loop, Progress
 from kws_dist.training.parts import evaluator, parts_of
@@ -34,6 +35,8 @@ from kws_dist.training.ranks import on_rank_0, ranks_for_data
 from kws_dist.training.stop import StopRequest
 from kws_dist.training.teaching import Lesson, open_teacher
 from kws_dist.training.transfer import open_source
+
+_SPEED_BUDGET_S = 0.2  # a run ends with it, and is not to wait for it
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,14 @@ def _display(job: Job, console: Console, start_step: int) -> Display:
     return Display(console, start_step=start_step, **steps)
 
 
+def _inference_speed(job: Job) -> Speed:
+    """Measure how fast the trained model answers on this device, its features included."""
+    rate_hz, device = job.data.dataset.sample_rate_hz, job.accelerator.device
+    front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics).to(device)
+    clip_samples = round(job.config.data.clip_seconds * rate_hz)
+    return measure(front_end, job.learner.evaluated, clip_samples, device, budget_s=_SPEED_BUDGET_S)
+
+
 def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -> None:
     """Evaluate the best checkpoint on every held-out split and write what the run is judged by."""
     best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
@@ -219,6 +230,7 @@ def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -
     if not job.accelerator.is_main_process:
         return
     result = report.summary(results, job, progress.best_step, progress.clips, progress.train_s)
+    result["inference"] = asdict(_inference_speed(job))
     job.run.write_result(result)
     report.draw_plots(job.run, results, job.data.dataset.words, tracker)
     job.run.set_state("finished", progress.step)

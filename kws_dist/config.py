@@ -273,7 +273,7 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
 
 
 def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
-    """Say `--train.nesterov=false`, as W&B's sweeps do, as `--train.no_nesterov`; and `--model.params=tau 3` in words."""
+    """Say `--train.nesterov=false`, as W&B's sweeps do, as `--train.no_nesterov`; `--model.params=tau 3` in words."""
     settings = dict(_flat(Config()))
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")

@@ -61,8 +61,8 @@ def open_new(root: Path, *, clip_seconds: float, speaker_from: str | None, split
 
 
 def counts_of(new: Sequence[Source]) -> dict[str, Counter[str]]:
-    """Return how many recordings of each new word are in each split."""
-    counts: dict[str, Counter[str]] = {word: Counter() for source in new for word in source.words}
+    """Return how many recordings of each new word are in each split; the words are sorted."""
+    counts: dict[str, Counter[str]] = {word: Counter() for word in sorted(w for source in new for w in source.words)}
     for clip in (clip for source in new for clip in source.clips if clip.word != NOISE_WORD):
         counts[clip.word][clip.split] += 1
     return counts

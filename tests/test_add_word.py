@@ -68,15 +68,18 @@ def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return unpacked(tmp_path_factory.mktemp("words"), recordings())
+    """Ten recordings of "lights", and four of "hush"."""
+    return unpacked(tmp_path_factory.mktemp("words"), recordings() | recordings("hush", 4))
 
 
 @pytest.fixture(scope="module")
 def added(trained: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run `trained` that has learnt "lights" as well."""
+    """The run `trained` that has learnt "hush" and "lights" as well."""
     before, out = all_bytes(trained), tmp_path_factory.mktemp("runs") / "plus"
     said = add(trained, root, out, "--rehearsal_clips", "4")
     assert "new word 'lights': 8 recordings to train, 2 to test" in said
+    assert "'hush' has 4 recordings; with fewer than 5 expect little" in said
+    assert "'hush' is not tested" in said
     assert "1 of 3" in said
     assert "2 of 3" in said
     assert "3 of 3" in said
@@ -86,7 +89,7 @@ def added(trained: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_the_new_run_knows_the_word_and_is_a_run_like_any_other(added: Path) -> None:
     trained = rebuild(added)
-    assert trained.words == (*OLD, "lights")
+    assert trained.words == (*OLD, "hush", "lights")
     assert last_json(run(python("launch/evaluate.py", "--run_dir", added)).stdout)["n"] == 9 + 2
     assert read(added / "result.json")["test"]["n"] == 9 + 2
 
@@ -94,8 +97,8 @@ def test_the_new_run_knows_the_word_and_is_a_run_like_any_other(added: Path) -> 
 def test_old_words_are_rehearsed_and_all_their_tests_kept(added: Path, tiny_dataset: Path) -> None:
     now, before = open_dataset(added / "data"), open_dataset(tiny_dataset)
     counts = now.meta["clips_per_word"]
-    assert counts["train"] == {**dict.fromkeys(OLD, 4), "lights": 8}
-    assert counts["test"] == {**dict.fromkeys(OLD, 3), "lights": 2}
+    assert counts["train"] == {**dict.fromkeys(OLD, 4), "hush": 4, "lights": 8}
+    assert counts["test"] == {**dict.fromkeys(OLD, 3), "hush": 0, "lights": 2}
     assert set(before.rows("test").keys) < set(now.rows("test").keys)
     assert set(before.rows("val").keys) == set(now.rows("val").keys)
     assert before.rows("noise").checksum.tolist() == now.rows("noise").checksum.tolist()
@@ -149,16 +152,14 @@ def test_the_same_command_again_changes_nothing_and_more_epochs_go_on(
 
 def test_a_word_can_be_added_to_a_run_with_an_added_word(added: Path, tmp_path: Path) -> None:
     add(added, unpacked(tmp_path / "words", recordings("music", 8)), tmp_path / "out")
-    assert rebuild(tmp_path / "out").words == (*OLD, "lights", "music")
+    assert rebuild(tmp_path / "out").words == (*OLD, "hush", "lights", "music")
     assert read(tmp_path / "out" / "add_word.json")["old_words"]["before"]["n"] == 9 + 2
 
 
-def test_too_few_recordings_to_test_are_said_plainly(trained: Path, tmp_path: Path) -> None:
-    said = add(trained, unpacked(tmp_path / "words", recordings(number=4)), tmp_path / "out")
-    assert "with fewer than 5 expect little" in said
-    assert "'lights' is not tested" in said
-    assert read(tmp_path / "out" / "add_word.json")["new_words"]["lights"]["test"] is None
-    assert "not tested" in (tmp_path / "out" / "add_word.md").read_text()
+def test_too_few_recordings_to_test_are_said_plainly(added: Path) -> None:
+    hush = read(added / "add_word.json")["new_words"]["hush"]
+    assert (hush["train_clips"], hush["test"]) == (4, None)
+    assert "New word 'hush': not tested" in (added / "add_word.md").read_text()
 
 
 @pytest.mark.parametrize(("number", "train", "test"), [(7, 7, 0), (8, 6, 2), (10, 8, 2), (20, 16, 4)])

@@ -28,6 +28,9 @@ gpu: install
 		--steps 50 --json gpu/train.json
 	$(BIN)/accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards $(SHARDS) --run_dir gpu/run \
 		--train.epochs 3 --train.precision bf16
+	$(BIN)/python tools/runs.py models --json gpu/models.json
+	$(BIN)/python tools/sweep.py configs/sweeps/one_epoch.yaml --out gpu/one_epoch
+	$(BIN)/python tools/sweep.py configs/sweeps/one_epoch_compiled.yaml --out gpu/one_epoch_compiled
 
 lint: install
 	$(BIN)/ruff check .

@@ -145,7 +145,7 @@ def test_the_examples_are_read(file: Path, tiny_dataset: Path, tmp_path: Path, m
     monkeypatch.chdir(ROOT)
     here = tmp_path / file.name
     here.write_text(file.read_text().replace("data/real10", str(tiny_dataset)))
-    assert len(read_sweep(here, tmp_path).cells) % 3 == 0
+    assert len(read_sweep(here, tmp_path).cells) > 2
 
 
 # What the table says

@@ -1,5 +1,6 @@
 """Runs the cells of a sweep: here, some side by side, or as an array of SLURM jobs."""
 
+import contextlib
 import ctypes
 import os
 import shlex
@@ -98,7 +99,8 @@ def _start(cell: Cell, train_script: Path, slot: int, jobs: int) -> _Running:
             preexec_fn=_die_with_parent,
         )
         if cores := cores_of(slot, jobs, sorted(os.sched_getaffinity(0))):
-            os.sched_setaffinity(process.pid, cores)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(process.pid, cores)
         return _Running(cell, slot, process, file.tell(), time.monotonic())
 
 

@@ -10,6 +10,7 @@ A model knows nothing of ranks, devices or files. To add one:
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -79,9 +80,25 @@ def build(name: str, *, num_classes: int, **params: object) -> nn.Module:
     for key in params:
         if key not in valid:
             raise UsageError(f"model {name!r} has no parameter {key!r}{_hint(key, valid)}")
+        kind = type(valid[key])
+        if kind is bool:
+            params[key] = _TRUTH.get(params[key], params[key])  # a command line has words
+        if not _is_a(params[key], kind):
+            raise UsageError(f"model {name!r} needs {key} to be {_KINDS[kind]}, got {params[key]!r}")
     if num_classes < 1:
         raise UsageError(f"model {name!r} needs num_classes of 1 or more, got {num_classes}")
     return builder(num_classes, **params)
+
+
+_TRUTH: dict[object, bool] = {"true": True, "yes": True, "false": False, "no": False}
+_KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Whether a value may stand for a parameter whose default is of this kind."""
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # pyright: ignore[reportArgumentType]
+    return type(value) is kind
 
 
 def _find(name: str) -> Callable[..., nn.Module]:

@@ -13,13 +13,15 @@ def layers(model: nn.Module) -> list[Layer]:
     part of the layer before it. What belongs to the model itself, such as positions, goes with the first layer.
     """
     found: list[list[str]] = []
+    has_matrix = False  # a norm before the first matrix is a part of its layer
     for prefix, module in _children(model):
         names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
-        is_layer = any(parameter.dim() > 1 for parameter in module.parameters())
-        if is_layer or not found:
+        starts_one = any(parameter.dim() > 1 for parameter in module.parameters()) and has_matrix
+        if starts_one or not found:
             found.append(names)
         else:
             found[-1] += names
+        has_matrix = has_matrix or any(parameter.dim() > 1 for parameter in module.parameters())
     own = [name for name, _ in model.named_parameters(recurse=False)]
     first, *others = found or [[]]
     return [tuple(own + first), *map(tuple, others)]

@@ -32,6 +32,8 @@ class Guarded:
         if self.found_inf is None:
             self._step_all()
             return
+        if not all(optimizer.state for optimizer in self._optimizers) and bool(self.found_inf):
+            return  # memory is made of the first gradient: that step alone waits for the device, and leaves no trace
         bad = self.found_inf.bool()
         for gradient in (p.grad for group in self.param_groups for p in group["params"] if p.grad is not None):
             gradient.copy_(torch.where(bad, 0.0, gradient))
@@ -88,6 +90,7 @@ def _fetch_gradients(optimizer: Optimizer) -> None:
     if isinstance(optimizer, KernelMuon):
         matrices = [matrix for group in optimizer.param_groups for matrix in group["params"]]
         for matrix, kernel in zip(matrices, optimizer.kernels, strict=True):
+            matrix.data = kernel.detach().view_as(matrix)  # again: wrapping for several ranks gives a kernel new memory
             matrix.grad = None if kernel.grad is None else kernel.grad.view_as(matrix)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kws_dist import keyed
 from kws_dist.assemble import model_of
-from kws_dist.config import Config
+from kws_dist.config import Config, FeaturesConfig
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.training.average import MovingAverage
 from kws_dist.training.checkpoint import Checkpoint
@@ -44,12 +44,14 @@ class Learner:
             tensors["average"] = dict(self.average.module.state_dict())
         return tensors
 
-    def begin_with(self, source: Checkpoint, words: Sequence[str]) -> Transfer:
+    def begin_with(self, source: Checkpoint, words: Sequence[str], features: FeaturesConfig) -> Transfer:
         """Take over the weights of another run where they fit, and what its features were normalised by."""
         transfer = take_over(self.model, words, source)
         if self.average:
             self.average.module.load_state_dict(self.model.state_dict())
-        self.statistics = stored_statistics(source.state)
+        stored = stored_statistics(source.state)
+        fits = stored is not None and len(stored.mean) == features.bins
+        self.statistics = stored if fits and features.normalize == "dataset" else None
         return transfer
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:

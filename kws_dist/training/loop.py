@@ -42,7 +42,7 @@ class Progress:
 
     def out_of_patience(self, patience_steps: int) -> bool:
         """Return whether the best validation is that many steps ago; never, if that is 0."""
-        return 0 < patience_steps <= self.step - self.best_step
+        return self.best_step > 0 and 0 < patience_steps <= self.step - self.best_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Loop:
         self.steps_per_epoch = parts.sampler.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self._stopping = False
-        self._is_validated = progress.step % self.steps_per_epoch == 0
+        self._is_validated = self._is_validation_due()
         self._batches: Generator[Batch, None, None] | None = None
         self._epoch = _Mean()
         self._interval = _Interval(parts.worker)
@@ -84,11 +84,9 @@ class Loop:
             while not self.at_end and not self._stopping:
                 started_s = time.monotonic()
                 self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
-                epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
-                is_due = epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs
-                self._is_validated = not inside and is_due
+                self._is_validated = self._is_validation_due()
                 if self._is_validated:
-                    self.validate(epoch, started_s)
+                    self.validate(self.progress.step // self.steps_per_epoch, started_s)
                 else:
                     self.parts.save(self.progress, False)
         finally:
@@ -106,6 +104,10 @@ class Loop:
         patience_steps = self.config.patience_epochs * self.steps_per_epoch
         gives_up = self._is_validated and self.progress.out_of_patience(patience_steps)
         return gives_up or self.progress.step >= self.total_steps
+
+    def _is_validation_due(self) -> bool:
+        epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
+        return not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs)
 
     def close(self) -> None:
         """Stop making batches ahead."""

@@ -31,7 +31,7 @@ class LabelLoss:
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         if self.focal_gamma:
             likely = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
-            losses = losses * (1.0 - likely).clamp_min(0.0) ** self.focal_gamma
+            losses = losses * (1.0 - likely).clamp_min(1e-7) ** self.focal_gamma
         return losses if self.class_weights is None else losses * self.class_weights[labels]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kws_dist.config import TrainConfig
+from kws_dist.errors import UsageError
 from kws_dist.models.layers import layers
 from kws_dist.training.guarded import Guarded, KernelMuon
 
@@ -92,10 +93,16 @@ def _muon(model: nn.Module, groups: Groups, train: TrainConfig) -> Guarded:
     outer = _first_and_last(model)
     inner = partial(_split, keep=lambda parameter: parameter not in outer and _is_matrix(parameter))
     options = {"weight_decay": train.weight_decay, "momentum": train.momentum, "nesterov": train.nesterov}
-    adamw = partial(torch.optim.AdamW, lr=0.0, betas=(train.momentum, train.beta2), weight_decay=train.weight_decay)
+    betas = (train.momentum, train.beta2)
+    # Fused: its counters of steps lie on the device, where the guard puts them back without a wait.
+    adamw = partial(torch.optim.AdamW, lr=0.0, betas=betas, weight_decay=train.weight_decay, fused=True)
     matrices, rest = inner(groups, wanted=True), inner(groups, wanted=False)
-    made = [KernelMuon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw", **options)] if matrices else []
-    return Guarded(*made, *([adamw(rest)] if rest else []))
+    if not matrices:
+        raise UsageError(
+            "--train.optimizer muon finds no matrix between the first and the last layer of this model: take adamw"
+        )
+    muon = KernelMuon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw", **options)
+    return Guarded(muon, *([adamw(rest)] if rest else []))
 
 
 def _first_and_last(model: nn.Module) -> set[Tensor]:

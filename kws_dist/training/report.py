@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kws_dist.config import Config, differences, load_text
+from kws_dist.config import Config, TrainConfig, differences, load_text
 from kws_dist.display import Display, duration
 from kws_dist.evaluation import plots
 from kws_dist.evaluation.evaluate import Evaluation
@@ -16,6 +16,7 @@ from kws_dist.tracking import Tracker
 from kws_dist.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from kws_dist.training.loop import Progress
     from kws_dist.training.session import Job
 
 Results = dict[str, Evaluation]
@@ -57,12 +58,24 @@ def _homes(job: "Job") -> str:
 def warnings(job: "Job") -> list[str]:
     """Return what a person should know before the figures."""
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
+    said += _rate_that_never_falls(job.config.train)
     clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
     too_short = all(len(recording) < clip_samples for recording in job.data.noise)
     augment = job.config.augment
     if too_short and (augment.snr_noise_probability or (augment.noise_probability and augment.noise_amplitude)):
         said.append("no background noise is mixed in: the shards hold no noise recording as long as a clip")
     return said
+
+
+def _rate_that_never_falls(train: TrainConfig) -> list[str]:
+    """Return a warning where a run is too short for its schedule, as when only its epochs were changed."""
+    held = train.schedule == "hold" and train.warmup_epochs + train.hold_epochs >= train.epochs
+    late = [epoch for epoch in train.step_epochs if train.schedule == "step" and epoch >= train.epochs]
+    if held:
+        return [
+            f"the rate never falls: --train.hold_epochs {train.hold_epochs:g} reach to the end of {train.epochs} epochs"
+        ]
+    return [f"the rate does not drop at epoch {epoch:g}: the run has {train.epochs}" for epoch in late]
 
 
 def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:
@@ -76,16 +89,16 @@ def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:
     return [f"its weights were trained on other features: {', '.join(changed)}"] if changed else []
 
 
-def summary(results: Results, job: "Job", best_step: int, train_clips: int, train_s: float) -> dict[str, Any]:
+def summary(results: Results, job: "Job", progress: "Progress") -> dict[str, Any]:
     """Return the content of `result.json`."""
     words = job.data.dataset.words
     return {
         **{split: evaluation.as_dict(words) for split, evaluation in results.items()},
-        "best_step": best_step,
-        "steps": job.total_steps,
-        "train_clips": train_clips,
-        "train_s": train_s,
-        "train_clips_per_s": train_clips / train_s if train_s else None,
+        "best_step": progress.best_step,
+        "steps": progress.step,
+        "train_clips": progress.clips,
+        "train_s": progress.train_s,
+        "train_clips_per_s": progress.clips / progress.train_s if progress.train_s else None,
         "parameters": sum(parameter.numel() for parameter in job.learner.model.parameters()),
         "skipped_clips": len(job.data.skipped_keys),
     }

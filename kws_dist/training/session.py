@@ -156,7 +156,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
         if job.accelerator.is_main_process:
             console.print(
                 f"{job.run.path} is finished: test accuracy {job.run.result().get('test', {}).get('accuracy')};"
-                " a larger --train.epochs extends it",
+                " a larger --train.epochs extends it, and where validation ended it, a larger --train.patience_epochs",
                 soft_wrap=True,
             )
         return None
@@ -176,7 +176,7 @@ def _begin(job: Job, console: Console) -> None:
     if not job.config.init_from:
         return
     source = open_source(Path(job.config.init_from))
-    transfer = job.learner.begin_with(source, job.data.dataset.words)
+    transfer = job.learner.begin_with(source, job.data.dataset.words, job.config.features)
     if job.accelerator.is_main_process:
         console.print(f"begins with {transfer}", soft_wrap=True, highlight=False, markup=False)
         for warning in report.transfer_warnings(job.config, source):
@@ -229,7 +229,7 @@ def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -
     results = {split: evaluate(model) for split in ("val", "test") if (evaluate := evaluator(job, split))}
     if not job.accelerator.is_main_process:
         return
-    result = report.summary(results, job, progress.best_step, progress.clips, progress.train_s)
+    result = report.summary(results, job, progress)
     result["inference"] = asdict(_inference_speed(job))
     job.run.write_result(result)
     report.draw_plots(job.run, results, job.data.dataset.words, tracker)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError
@@ -112,8 +113,9 @@ def freeze(model: nn.Module, train: TrainConfig) -> tuple[str, ...]:
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
     """Return the modules all of whose own parameters are frozen: their norms keep their statistics, too."""
-    with_parameters = [(module, list(module.parameters(recurse=False))) for module in model.modules()]
-    return [module for module, own in with_parameters if own and not any(one.requires_grad for one in own)]
+    norms = [(parent, norm) for parent in model.modules() for norm in parent.children() if isinstance(norm, _BatchNorm)]
+    whose = [(norm, list(norm.parameters()) or list(parent.parameters())) for parent, norm in norms]
+    return [norm for norm, own in whose if own and not any(one.requires_grad for one in own)]
 
 
 def _matching(pattern: str, names: Sequence[str]) -> list[str]:

@@ -155,6 +155,14 @@ def test_gru_sizes(params, expected):
     assert sum(param.numel() for param in build("gru", num_classes=12, **params).parameters()) == expected
 
 
+def test_a_switch_may_be_a_word_as_a_command_line_has_it():
+    sizes = [
+        sum(param.numel() for param in build("gru", num_classes=12, bidirectional=value).parameters())
+        for value in ("false", False, "true", True)
+    ]
+    assert sizes == [166_109, 166_109, 430_429, 430_429]
+
+
 def test_gru_does_not_mind_the_scale_of_the_features():
     model = build("gru", num_classes=12, dropout=0.0)
     torch.testing.assert_close(model(_features(8)), model(_features(8) * 10 + 300), atol=1e-4, rtol=1e-4)
@@ -174,6 +182,18 @@ def test_gru_does_not_mind_the_scale_of_the_features():
         (
             lambda: build("bcresnet", num_classes=12, tua=2),
             "model 'bcresnet' has no parameter 'tua'; perhaps you meant 'tau'; choose from tau, dropout",
+        ),
+        (
+            lambda: build("gru", num_classes=12, hidden=2.5),
+            "model 'gru' needs hidden to be a whole number, got 2.5",
+        ),
+        (
+            lambda: build("gru", num_classes=12, bidirectional="nein"),
+            "model 'gru' needs bidirectional to be true or false, got 'nein'",
+        ),
+        (
+            lambda: build("bcresnet", num_classes=12, tau=float("inf")),
+            "model 'bcresnet' needs tau to be a finite number, got inf",
         ),
         (lambda: build("gru", num_classes=0), "model 'gru' needs num_classes of 1 or more, got 0"),
         (lambda: build("gru", num_classes=12, layers=0), "gru needs layers of 1 or more, got 0"),

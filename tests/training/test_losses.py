@@ -32,6 +32,13 @@ def test_focal_loss_is_its_equation() -> None:
     torch.testing.assert_close(LabelLoss(focal_gamma=1.5)(LOGITS, batch()), expected)
 
 
+def test_focal_loss_has_a_gradient_where_the_model_is_sure() -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0, 0.0]]).expand(6, 4).clone().requires_grad_()
+    LabelLoss(focal_gamma=0.5)(logits, batch()).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 def test_a_mixed_clip_counts_for_both_labels_by_their_shares() -> None:
     others, share = LABELS.roll(1), torch.linspace(0, 1, 6)
     mixed = LabelLoss(label_smoothing=0.1)(LOGITS, batch(others, share))

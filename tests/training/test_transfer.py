@@ -106,9 +106,11 @@ def test_freezing_that_cannot_be_is_one_sentence(settings: dict[str, object], se
         freeze(models.build("bcresnet", num_classes=3), TrainConfig(**settings))  # type: ignore[arg-type]
 
 
-def test_a_frozen_norm_keeps_its_statistics() -> None:
-    model = models.build("bcresnet", num_classes=3).train()
-    freeze(model, TrainConfig(freeze=("head*", "blocks.*", "tail*")))
+@pytest.mark.parametrize(("name", "params"), [("bcresnet", {}), ("res15", {"depth": 8, "narrow": True}), ("gru", {})])
+def test_a_frozen_norm_keeps_its_statistics(name: str, params: dict[str, object]) -> None:
+    model = models.build(name, num_classes=3, **params).train()
+    freeze(model, TrainConfig(train_last_layers=1))
+    assert all(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in frozen_modules(model))
     for module in frozen_modules(model):
         module.eval()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -51,6 +51,22 @@ def test_steps_give_the_same_weights_within_float_tolerance(records: Path, steps
                 np.testing.assert_allclose(together[name], weight, atol=2e-5, err_msg=name)
 
 
+def test_muon_moves_the_same_kernels_on_two_ranks_as_on_one(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Wrapping for several ranks may give a weight new memory, which Muon's matrices have to follow."""
+    settings = (tmp_path, "--data.shards", tiny_dataset, "--model.name", "cnn4", "--model.params", "channels", "8")
+    settings += ("--train.global_batch", "12", "--train.optimizer", "muon")
+    run(python(SCRIPT, *settings, "--train.accumulate", "2"))
+    run(two_ranks(SCRIPT, *settings))
+    alone, together = (load_file(tmp_path / f"weights-{world}-0.safetensors") for world in (1, 2))
+    kernels = [name for name in alone if name.startswith("1.") and alone[name].ndim == 4]
+    moved = [name for name in kernels if not np.allclose(alone[name], alone[name.replace("1.", "10.", 1)], atol=1e-3)]
+    assert moved == kernels
+    for name in kernels:
+        np.testing.assert_allclose(together[name], alone[name], atol=5e-3, err_msg=name)
+        last = name.replace("1.", "10.", 1)
+        assert not np.allclose(together[last], together[name], atol=1e-3), name
+
+
 def test_both_ranks_hold_the_same_weights_and_statistics_to_the_bit(records: Path) -> None:
     weights = [load_file(records / f"weights-2-{rank}.safetensors") for rank in (0, 1)]
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])

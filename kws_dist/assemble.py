@@ -6,6 +6,7 @@ from torch import nn
 
 from kws_dist import models
 from kws_dist.config import Config, FeaturesConfig, Number
+from kws_dist.errors import UsageError
 from kws_dist.frontend.features import Features, build_features
 from kws_dist.frontend.normalize import Statistics
 
@@ -25,5 +26,9 @@ def model_params(config: Config, sample_rate_hz: int) -> dict[str, Number]:
 
 
 def model_of(config: Config, num_classes: int, sample_rate_hz: int) -> nn.Module:
-    """Build the model, freshly initialised."""
+    """Build the model, freshly initialised. `UsageError` where it cannot take features of this kind."""
+    name, kind = config.model.name, config.features.kind
+    if models.takes_waveforms(name) != (kind == "waveform"):
+        takes = "waveform" if models.takes_waveforms(name) else "logmel, mfcc or spectrogram"
+        raise UsageError(f"--model.name {name} takes --features.kind {takes}, not {kind}")
     return models.build(config.model.name, num_classes=num_classes, **model_params(config, sample_rate_hz))

@@ -22,6 +22,8 @@ from kws_dist.frontend.presets import PRESETS, preset
 _RATE_HZ = 16_000
 _TRAINED_CLIPS = 8
 
+_NO_MODELS = {"add_word"}  # recipes for the training of a model that is there
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
@@ -47,7 +49,7 @@ def recipes(folder: Path, names: Sequence[str] = ()) -> dict[str, Config]:
     `names` chooses among them, by the name of a recipe or of a model; a path of a recipe elsewhere is taken as well.
     A model of its own is at its defaults, with the front end of the preset that has its name.
     """
-    found = {path.stem: load_file(path) for path in sorted(folder.glob("*.yaml"))}
+    found = {path.stem: load_file(path) for path in sorted(folder.glob("*.yaml")) if path.stem not in _NO_MODELS}
     used = {config.model.name for config in found.values()}
     found |= {name: _at_defaults(name) for name in models.list_models() if name not in used}
     if not names:

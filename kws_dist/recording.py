@@ -115,8 +115,10 @@ def find(paths: Iterable[Path]) -> list[Path]:
             if not inside:
                 raise UsageError(f"{path}: no recordings in this folder ({', '.join(SUFFIXES)})")
             found.update(dict.fromkeys(inside))
-        elif path.exists():
+        elif path.is_file():
             found[path] = None
+        elif path.exists():
+            raise UsageError(f"{path}: this is no file but a pipe or a device; write the recording to a file first")
         else:
             raise UsageError(f"{path}: there is no such file or folder")
     return list(found)

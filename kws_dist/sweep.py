@@ -94,7 +94,9 @@ def _load(file: Path) -> dict[str, Any]:
         repeated = next(_repeated(yaml.compose(text, Loader=yaml.BaseLoader)), None)
     except yaml.YAMLError as error:
         raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError as error:
+    except FileNotFoundError:
+        raise UsageError(f"{file}: there is no such file; configs/sweeps has examples") from None
+    except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{file} should hold the parts {', '.join(_PARTS)}, not a {type(content).__name__}")

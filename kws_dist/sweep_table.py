@@ -17,6 +17,8 @@ from kws_dist.run import RunFolder
 from kws_dist.sweep import Cell, Sweep
 from kws_dist.sweep_jobs import is_finished, log_of
 
+_WHOLE_TABLE_COLUMNS = 80  # of the terminal; in a narrower one the speed and the size are left out
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -150,12 +152,15 @@ def markdown(rows: Sequence[Row], missing: dict[str, str]) -> str:
 def show(console: Console, rows: Sequence[Row], missing: dict[str, str]) -> None:
     """Print the table, and below it what is not in it."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    headings = ("n", "val accuracy\n95 % of mean", "test accuracy\n95 % of mean", "clips/s", "parameters")
+    fits = len(headings) if console.width >= _WHOLE_TABLE_COLUMNS else 3  # table.json has the rest
     table.add_column("run", overflow="fold", min_width=12)
-    for heading in ("n", "val accuracy\n95 % of mean", "test accuracy\n95 % of mean", "clips/s", "parameters"):
+    for heading in headings[:fits]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         accuracies = [f"{_mean(one)}\n{_interval(one)}".rstrip() for one in (row.val_accuracy, row.test_accuracy)]
-        table.add_row(row.name, _count(row), *accuracies, _speed(row).replace(" ± ", "\n± "), _size(row))
+        cells = (_count(row), *accuracies, _speed(row).replace(" ± ", "\n± "), _size(row))
+        table.add_row(row.name, *cells[:fits])
     console.print(table)
     console.print("mean ± standard deviation of n runs (1/3: of 3 planned); 95 %: Student's t", style="dim")
     for name, why in missing.items():

@@ -6,8 +6,12 @@
 The file holds the weights that were evaluated best, averaged ones if the run averaged. `mine.json`, written beside it,
 says the rest: words, architecture, features. With both, no run folder is needed:
 
-    about = json.loads(Path("mine.json").read_text())
-    model = kws_dist.models.build(**about["model"])
+    import json, torch
+    from kws_dist import models
+
+    with open("mine.json") as file:
+        about = json.load(file)
+    model = models.build(**about["model"])
     model.load_state_dict(torch.load("mine.pt", weights_only=True))
 """
 

@@ -32,18 +32,30 @@ def export(trained: Rebuilt, out: Path) -> list[Path]:
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir():
         raise UsageError(f"--out {out}: this is a folder; name a file in it")
-    content = write(trained)
     beside = out.with_suffix(".json")
+    if beside.exists() and not _describes_an_export(beside):
+        raise UsageError(
+            f"--out {out}: {beside} is there already, and is no description of an export; name another file"
+        )
+    content = write(trained)
     described = {"file": out.name, "sha256": hashlib.sha256(content).hexdigest(), **about(trained)}
     write_whole(out, content)
     write_whole(beside, (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode())
     return [out, beside]
 
 
+def _describes_an_export(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"file", "sha256", "words", "model"} <= content.keys()
+
+
 def about(trained: Rebuilt) -> dict[str, Any]:
     """Return, in plain types, what the weights alone do not say.
 
-    `kws_dist.models.build(**model)` makes the model that they fit, `words` are its outputs in their order, and
+    `models.build(**model)`, of `kws_dist`, makes the model that they fit, `words` are its outputs in their order, and
     `features` and `hears` say what its input is made of.
     """
     data, state = trained.config.data, trained.state

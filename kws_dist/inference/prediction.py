@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kws_dist.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
@@ -29,6 +31,8 @@ class Prediction:
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the `k` most probable words, or all if there are fewer, with their probabilities, best first."""
+        if k < 1:
+            raise UsageError(f"the {k} most probable words: ask for 1 or more")
         order = np.argsort(-self.scores, kind="stable")[:k]  # of equals the first comes first, as in `word`
         return [(self.words[label], float(self.scores[label])) for label in order]
 

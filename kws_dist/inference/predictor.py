@@ -32,7 +32,7 @@ def load(run: str | PathLike[str], device: str | torch.device | None = None) -> 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {device}: there is no such device here; cpu always is") from error
     if not Path(run).is_dir():

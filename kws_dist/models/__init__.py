@@ -67,7 +67,12 @@ def list_params(name: str) -> dict[str, object]:
     return {key: param.default for key, param in signature.parameters.items() if key != "num_classes"}
 
 
-def build(name: str, *, num_classes: int, **params: object) -> nn.Module:
+def takes_waveforms(name: str) -> bool:
+    """Return whether architecture `name` hears samples, `(B, 1, 1, samples)`; the others take bins of frames."""
+    return _find(name) in (m5.build,)
+
+
+def build(name: str, num_classes: int, **params: object) -> nn.Module:
     """A freshly initialised model: `(B, 1, mels, frames)` float32 -> logits `(B, num_classes)`.
 
     Args:
@@ -85,8 +90,8 @@ def build(name: str, *, num_classes: int, **params: object) -> nn.Module:
             params[key] = _TRUTH.get(params[key], params[key])  # a command line has words
         if not _is_a(params[key], kind):
             raise UsageError(f"model {name!r} needs {key} to be {_KINDS[kind]}, got {params[key]!r}")
-    if num_classes < 1:
-        raise UsageError(f"model {name!r} needs num_classes of 1 or more, got {num_classes}")
+    if type(num_classes) is not int or num_classes < 1:
+        raise UsageError(f"model {name!r} needs num_classes, a whole number of 1 or more, got {num_classes!r}")
     return builder(num_classes, **params)
 
 

@@ -147,6 +147,9 @@ def _open_old(wanted: Wanted, trained: Rebuilt) -> Dataset:
     return dataset
 
 
+_DECIDED_HERE = ("--resume", "--init_from", "--train.eval_every_epochs", "--train.patience_epochs")
+
+
 def _settings(wanted: Wanted, trained: Rebuilt, more_flags: Sequence[str]) -> Config:
     """Return the run's settings with the recipe's training, and what the command line says besides."""
     run, train = trained.config, load_file(wanted.recipe).train
@@ -163,6 +166,9 @@ def _settings(wanted: Wanted, trained: Rebuilt, more_flags: Sequence[str]) -> Co
         file = Path(folder) / "add_word.yaml"
         file.write_text(to_yaml(base), encoding="utf-8")
         config = parse(["--config", str(file), *more_flags])
+    for name in _DECIDED_HERE:
+        if any(flag == name or flag.startswith(f"{name}=") for flag in more_flags):
+            raise UsageError(f"{name} is decided by tools/add_word.py: leave it out")
     return replace(
         config,
         config="",

@@ -17,7 +17,7 @@ def check(train: TrainConfig) -> None:
         value = getattr(train, field.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, (int, float)) and not (math.isfinite(number) and number >= 0):
-                _refuse(field.name, value, "0 or more")
+                _refuse(field.name, number, "a finite number of 0 or more")
     for name in _AT_LEAST_ONE:
         if getattr(train, name) < 1:
             _refuse(name, getattr(train, name), "1 or more")

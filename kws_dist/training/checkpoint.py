@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from kws_dist.files import sync_folder
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+WEIGHTS = ("weights", "average")
+"""The parts of a checkpoint that say what a model has learnt; the rest is for training to go on."""
 _OLD = ".old"
 _TMP = ".tmp"
 
@@ -62,12 +64,17 @@ def save(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -
     _swap_in(draft, path)
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every byte of it; `DataError` says which file is wrong."""
+def load(path: Path, parts: Collection[str] | None = None) -> Checkpoint:
+    """Read a checkpoint and check every byte that is read; `DataError` says which file is wrong.
+
+    `parts`: the tensors that are wanted, by file stem; all by default.
+    """
     manifest = _manifest(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Any] = {}
     for name, expected in manifest.items():
+        if parts is not None and name != STATE and name.removesuffix(".safetensors") not in parts:
+            continue
         data = _checked(path / name, expected)
         if name.endswith(".safetensors"):
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)

@@ -1,5 +1,6 @@
 """`--dry_run`: everything is built and tried once, nothing is written."""
 
+import math
 import resource
 import time
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ def rehearse(job: "Job", parts: "Parts", display: Display) -> None:
         loss = parts.step.read(stop=False).loss  # waits for the device
         step_s = time.perf_counter() - started_s
     batches.close()
+    if not math.isfinite(loss):
+        display.warn(f"the loss is {loss} after {_STEPS} steps: lower --train.learning_rate, or set --train.clip_norm")
     batch = next(parts.worker.batches(0, 1))
     rows = {
         "features": f"{tuple(batch.features.shape)} per micro-batch",

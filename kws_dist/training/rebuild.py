@@ -11,7 +11,7 @@ from kws_dist.config import Config, load_text
 from kws_dist.errors import UsageError
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.frontend.pipeline import FrontEnd
-from kws_dist.training.checkpoint import Checkpoint, best_path, load
+from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, best_path, load
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def rebuild(run_dir: Path, *, flag: str = "--run_dir") -> Rebuilt:
     path = best_path(run_dir / "checkpoints")
     if not path.is_dir():
         raise UsageError(f"{flag} {run_dir} holds no trained model: there is no {path}")
-    return rebuild_from(load(path))
+    return rebuild_from(load(path, WEIGHTS))
 
 
 def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:

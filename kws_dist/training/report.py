@@ -59,6 +59,7 @@ def warnings(job: "Job") -> list[str]:
     """Return what a person should know before the figures."""
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
     said += _rate_that_never_falls(job.config.train)
+    said += _settings_without_effect(job.config.train)
     clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
     too_short = all(len(recording) < clip_samples for recording in job.data.noise)
     augment = job.config.augment
@@ -76,6 +77,21 @@ def _rate_that_never_falls(train: TrainConfig) -> list[str]:
             f"the rate never falls: --train.hold_epochs {train.hold_epochs:g} reach to the end of {train.epochs} epochs"
         ]
     return [f"the rate does not drop at epoch {epoch:g}: the run has {train.epochs}" for epoch in late]
+
+
+def _settings_without_effect(train: TrainConfig) -> list[str]:
+    """Return a warning for each setting that another one keeps from mattering."""
+    needs = {"focal_gamma": ("loss", "focal"), "step_epochs": ("schedule", "step"), "step_factor": ("schedule", "step")}
+    needs |= {"hold_epochs": ("schedule", "hold"), "decay_power": ("schedule", "hold")}
+    said = []
+    for name, (other, value) in needs.items():
+        if getattr(train, name) != getattr(TrainConfig(), name) and getattr(train, other) != value:
+            said.append(f"--train.{name} has no effect: --train.{other} is {getattr(train, other)}, not {value}")
+    if not train.teacher and train.teacher_weight != TrainConfig().teacher_weight:
+        said.append("--train.teacher_weight has no effect: there is no --train.teacher")
+    if train.warmup_epochs >= train.epochs:
+        said.append(f"the rate never gets beyond its warm-up: --train.warmup_epochs is {train.warmup_epochs:g}")
+    return said
 
 
 def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:

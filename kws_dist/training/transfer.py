@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError
 from kws_dist.models.layers import layers
-from kws_dist.training.checkpoint import Checkpoint, best_path, load
+from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, best_path, load
 
 _HEAD = ("classifier.weight", "classifier.bias")
 
@@ -42,11 +42,11 @@ class Transfer:
 def open_source(path: Path) -> Checkpoint:
     """Read the best checkpoint of a run folder, or a checkpoint folder itself; `UsageError` if it is neither."""
     if (path / "manifest.json").is_file():
-        return load(path)
+        return load(path, WEIGHTS)
     best = best_path(path / "checkpoints")
     if not best.is_dir():
         raise UsageError(f"--init_from {path} is neither a run with a trained model nor a checkpoint")
-    return load(best)
+    return load(best, WEIGHTS)
 
 
 @torch.no_grad()

@@ -134,7 +134,9 @@ def test_devices_and_names_that_are_no_text_are_refused_in_a_users_archive_too(
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04" + bytes(600), gzip.compress(b"", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04" + bytes(600), gzip.compress(b"", mtime=0)]
+)
 def test_a_file_that_is_no_archive_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.tar.gz"
     path.write_bytes(content)

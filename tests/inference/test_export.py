@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from kws_dist import inference, models
 from kws_dist.assemble import model_of
-from kws_dist.config import ModelConfig
+from kws_dist.config import FeaturesConfig, ModelConfig
 from kws_dist.errors import UsageError
 from kws_dist.frontend.features import build_features
 from kws_dist.frontend.normalize import Statistics
@@ -80,7 +80,8 @@ def test_a_file_that_cannot_be_is_refused_and_nothing_written(
 def test_every_architecture_can_be_built_from_what_is_written(trained_run: Path) -> None:
     trained = rebuild(trained_run)
     for name in models.list_models():
-        config = replace(trained.config, model=ModelConfig(name=name))
+        features = FeaturesConfig(kind="waveform" if models.takes_waveforms(name) else "logmel")
+        config = replace(trained.config, model=ModelConfig(name=name), features=features)
         expected = model_of(config, len(trained.words), trained.state["sample_rate_hz"]).state_dict()
         made = models.build(**about(replace(trained, config=config))["model"]).state_dict()
         assert {key: one.shape for key, one in made.items()} == {key: one.shape for key, one in expected.items()}, name

@@ -28,7 +28,7 @@ def test_it_measures_a_model_and_leaves_it_as_it_was(trained_run: Path) -> None:
 
 def test_a_slow_model_gets_smaller_batches_and_no_more_than_its_time(trained_run: Path) -> None:
     trained = rebuild(trained_run)
-    layers = [torch.nn.Conv2d(1 if first else 32, 32, 7, padding=3) for first in (True, False)]
+    layers = [torch.nn.Conv2d(1 if first else 64, 64, 11, padding=5) for first in (True, False)]
     slow = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     begin_s = time.perf_counter()
     speed = latency.measure(trained.front_end, slow, 16_000, torch.device("cpu"))

@@ -92,6 +92,16 @@ class TrackingConfig:
     """Mirror to Weights & Biases; when it cannot be reached training goes on without it."""
     project: str = "kws_dist"
     """W&B project."""
+    tags: tuple[str, ...] = ()
+    """W&B tags."""
+    notes: str = ""
+    """W&B notes: what this run is for."""
+    worst_clips: int = 32
+    """How many of the clips with the highest loss to show at the end, with their sound; 0 is none."""
+    checkpoints: bool = False
+    """Also upload checkpoints to W&B, as an artifact with the aliases best and latest."""
+    tensorboard: bool = False
+    """Also write TensorBoard's files to the run folder (needs the package tensorboard)."""
 
 
 @dataclass(frozen=True, kw_only=True)

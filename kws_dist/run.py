@@ -29,7 +29,10 @@ _FREE |= {"data.fetch_threads", "data.fetch_attempts", "features.preset"}
 _FREE |= {"data.lanes", "data.window_shards"}  # where they matter the sampler's settings differ
 _FREE |= {f"train.{name}" for name in ("epochs", "accumulate", "eval_every_epochs", "save_every_steps")}
 _FREE |= {f"train.{name}" for name in ("log_every_steps", "max_bad_steps", "test_each_epoch", "patience_epochs")}
-_FREE |= {"tracking.wandb", "tracking.project"}
+_FREE |= {f"train.{name}" for name in ("steps", "max_minutes", "eval_every_steps", "rollback_factor", "profile")}
+_FREE |= {"train.bucket_mb", "train.cuda_graph", "train.compile"}  # the same arithmetic, to the last bits
+_FREE |= {f"tracking.{name}" for name in ("wandb", "project", "tags", "notes", "worst_clips", "checkpoints")}
+_FREE |= {"tracking.tensorboard"}
 
 
 class RunFolder:

@@ -10,12 +10,18 @@ class TrainConfig:
 
     epochs: int = 30
     """Length of the run; an epoch is as many draws as there are training clips."""
+    steps: int = 0
+    """Length of the run in optimizer steps; 0: as many as `epochs` have."""
+    max_minutes: float = 0.0
+    """End the training after so many minutes of it, over all jobs of the run; 0 is off."""
     global_batch: int = 100
     """Clips per optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1
     """Micro-batches per optimizer step on each process."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the model. `auto`: bf16 on GPUs that have it, else fp32."""
+    """Arithmetic of the model. `auto`: bf16 on GPUs and CPUs that have it, else fp32."""
+    tf32: bool = True
+    """Let convolutions and recurrent layers of fp32 models round to TF32 on GPUs that have it; features never do."""
     optimizer: Literal["sgd", "adam", "adamw", "muon", "novograd"] = "sgd"
     """sgd is with momentum. muon takes the matrices inside the model, in steps of adamw's size, and adamw the rest."""
     learning_rate: float = 0.1
@@ -70,11 +76,24 @@ class TrainConfig:
     clip_norm: float = 0.0
     """Largest gradient norm; 0 is no clipping."""
     compile: bool = False
-    """Compile the model with torch.compile: a slow start, then often faster, on GPUs above all."""
+    """Compile model and features with torch.compile: a slow start, then often faster, on GPUs above all."""
+    cuda_graph: bool = False
+    """Replay each step, from the draws to the weights, as a recorded CUDA graph: for small models on a GPU."""
+    sync_batchnorm: bool = False
+    """Batch norm over the clips of all processes instead of each process's own."""
+    bucket_mb: float = 25.0
+    """Gradients are summed over processes in buckets of this size, while the backward pass goes on."""
+    compress_gradients: bool = False
+    """Send gradients between processes in bf16: half the bytes, with 8 bits of mantissa."""
     ema_decay: float = 0.0
     """Evaluate an exponential moving average of the weights with this decay per step; 0 is off."""
     eval_every_epochs: int = 1
     """Validate and save a checkpoint each so many epochs (always at the end)."""
+    eval_every_steps: int = 0
+    """Validate and save each so many steps instead; 0: by epochs."""
+    best_by: str = "accuracy"
+    """Figure of validation by which a checkpoint is best: accuracy, loss, balanced_accuracy, worst_word_recall, or
+    recall/WORD."""
     test_each_epoch: bool = False
     """Also report the accuracy on the test split whenever the model is validated. Nothing is chosen by it."""
     patience_epochs: int = 0
@@ -84,4 +103,8 @@ class TrainConfig:
     log_every_steps: int = 10
     """Read figures back from the device and log them each so many steps."""
     max_bad_steps: int = 20
-    """End the run after so many steps in a row whose loss or gradient was not finite."""
+    """After so many steps in a row whose loss or gradient was not finite, go back to the last checkpoint, or end."""
+    rollback_factor: float = 0.5
+    """There the rate is multiplied by this, once; 0: end at once."""
+    profile: int = 0
+    """Write a profile of so many steps to the run folder, and print where their time went; 0 is off."""

@@ -6,9 +6,9 @@ from dataclasses import fields
 from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError
 
-_AT_LEAST_ONE = ("epochs", "eval_every_epochs", "log_every_steps", "max_bad_steps")
+_AT_LEAST_ONE = ("epochs", "eval_every_epochs", "log_every_steps", "max_bad_steps", "bucket_mb")
 _SHARES = ("momentum", "beta2", "label_smoothing", "ema_decay")
-_UP_TO_ONE = ("layer_decay", "step_factor", "final_share")
+_UP_TO_ONE = ("layer_decay", "step_factor", "final_share", "rollback_factor")
 
 
 def check(train: TrainConfig) -> None:

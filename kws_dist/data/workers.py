@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.profiler import record_function
 
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.data.drawn import Drawer, Drawn
@@ -90,7 +91,7 @@ class DeviceWorker:
             return
         for _ in range(count):
             with self._wait.counted():
-                one = next(gathered)
+                one = self._next(gathered)
             yield self._batch(*one)
 
     def _gathered(self, first_step: int, last_step: int) -> Iterator[_Gathered]:
@@ -102,10 +103,15 @@ class DeviceWorker:
                 partner_pcm = None if some.partner is None else self._store.gather(some.partner)
                 yield some, self._store.gather(some.draws.clip), partner_pcm
 
+    def _next(self, gathered: Iterator[_Gathered]) -> _Gathered:
+        with record_function("kws/data"):  # for the profiler, as below
+            return next(gathered)
+
     @torch.no_grad()
     def _batch(self, drawn: Drawn, pcm: Tensor, partner_pcm: Tensor | None) -> Batch:
         partner = () if partner_pcm is None else (partner_pcm, drawn.partner_labels)
-        features, teacher_features = self._front_end.both(pcm, drawn.numbers, drawn.labels, *partner)
+        with record_function("kws/features"):
+            features, teacher_features = self._front_end.both(pcm, drawn.numbers, drawn.labels, *partner)
         mixed = (drawn.partner_labels, drawn.partner_share)
         return Batch(features, drawn.labels, drawn.weights, drawn.draws, *mixed, teacher_features)
 
@@ -125,7 +131,7 @@ class DeviceWorker:
 
     def _make(self, gathered: Iterator[_Gathered]) -> _Made:
         with torch.cuda.stream(self._stream):  # which does nothing for None
-            batch = self._batch(*next(gathered))
+            batch = self._batch(*self._next(gathered))
             if self._stream is None:
                 return batch, None
             is_ready = torch.cuda.Event()

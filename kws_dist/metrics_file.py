@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kws_dist.files import write_whole
-
-Record = dict[str, Any]
-"""A flat dict of scalars under their full names: `step`, `clips_seen`, `time_s`, `train/loss`, `val/accuracy`."""
+from kws_dist.sink import Record, Sink
 
 REQUIRED = ("step", "clips_seen", "time_s")
 
 
-class MetricsFile:
+class MetricsFile(Sink):
     """An append-only `metrics.jsonl`: what was logged is in the file when `log` returns."""
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +31,8 @@ class MetricsFile:
         self._file.write(to_json(record) + "\n")
         self._file.flush()
 
-    def log_image(self, name: str, path: Path) -> None:
-        """Ignore pictures: they lie in the run folder already."""
-
-    def truncate_after(self, step: int) -> None:
-        """Drop the records of steps beyond `step`, so that a resumed run records every step once."""
+    def rewind(self, step: int) -> None:
+        """Drop the records of steps beyond `step`, so that a run that goes on from there records every step once."""
         self._rewrite(keep=lambda record: record["step"] <= step)
 
     def finish(self, exit_code: int, summary: Record) -> None:  # noqa: ARG002 -- the protocol of every sink

@@ -1,44 +1,39 @@
-"""Where numbers go: `metrics.jsonl`, which is the truth, and Weights & Biases (W&B), which mirrors it.
+"""Where numbers go: `metrics.jsonl`, which is the truth, and Weights & Biases (W&B) and TensorBoard, which mirror it.
 
 Records keep the names of their scalars everywhere. Only rank 0 makes a `Tracker`.
 """
 
-import os
-import secrets
-import select
-import shlex
-import string
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Self
 
-from kws_dist.files import write_whole
-from kws_dist.metrics_file import MetricsFile, Record, read_metrics, to_json
-from kws_dist.wandb_mirror import TOLD
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["MetricsFile", "Record", "Sink", "Tracker", "Wandb", "WandbMode", "read_metrics", "wandb_id"]
+from kws_dist.config import TrackingConfig
+from kws_dist.errors import UsageError
+from kws_dist.metrics_file import MetricsFile, read_metrics
+from kws_dist.sink import HeardClip, Record, Sink
+from kws_dist.tensorboard_sink import TensorBoard
+from kws_dist.wandb_sink import Wandb, wandb_id
 
-WandbMode = Literal["disabled", "offline", "online"]
+__all__ = [
+    "HeardClip",
+    "MetricsFile",
+    "Record",
+    "Sink",
+    "TensorBoard",
+    "Tracker",
+    "Wandb",
+    "check_tracking",
+    "read_metrics",
+    "sinks_of",
+    "wandb_id",
+]
 
-
-class Sink(Protocol):
-    """One place that records go to."""
-
-    def log(self, record: Record) -> None:
-        """Take one record."""
-        ...
-
-    def log_image(self, name: str, path: Path) -> None:
-        """Take a picture that was written to `path`."""
-        ...
-
-    def finish(self, exit_code: int, summary: Record) -> None:
-        """End the run: 0 is success; `summary` holds its final numbers."""
-        ...
+_LONGEST_TAG, _LONGEST_PROJECT, _NOT_IN_PROJECT = 64, 128, "/\\#?%:"  # as W&B would refuse them, once it is started
 
 
 class Tracker:
@@ -58,6 +53,26 @@ class Tracker:
         for sink in self._sinks:
             sink.log_image(name, path)
 
+    def log_confusion(self, name: str, words: Sequence[str], matrix: NDArray[np.integer]) -> None:
+        """Give every sink the counts of answers `(C, C)`, one row for each true word."""
+        for sink in self._sinks:
+            sink.log_confusion(name, words, matrix)
+
+    def log_clips(self, name: str, clips: Sequence[HeardClip]) -> None:
+        """Give every sink the clips."""
+        for sink in self._sinks:
+            sink.log_clips(name, clips)
+
+    def log_checkpoint(self, path: Path, aliases: Sequence[str]) -> None:
+        """Give every sink the checkpoint, which may go or change afterwards."""
+        for sink in self._sinks:
+            sink.log_checkpoint(path, aliases)
+
+    def rewind(self, step: int) -> None:
+        """Tell every sink that what came after `step` is void, and will come again."""
+        for sink in self._sinks:
+            sink.rewind(step)
+
     def finish(self, exit_code: int, summary: Record) -> None:
         """Finish every sink; a second call does nothing."""
         if not self._finished:
@@ -74,154 +89,37 @@ class Tracker:
         self.finish(exit_code=0 if error is None else 1, summary={})
 
 
-class Wandb:
-    """A mirror to W&B that can neither stop nor delay training, nor ask or write anything on its terminal.
+def sinks_of(
+    tracking: TrackingConfig, run_dir: Path, config: dict[str, Any], warn: Callable[[str], None], start_step: int
+) -> list[Sink]:
+    """Open what the settings ask for, in the folder of a run that goes on after `start_step`.
 
-    The W&B client lives in a child process (`kws_dist.wandb_mirror`) that does the waiting for the network.
-    Records go to it through a pipe that never blocks; what does not fit stays in memory until there is room.
+    `config`: the settings of the run, to be shown; `warn` is told, in a sentence, what a mirror cannot do.
     """
+    metrics = MetricsFile(run_dir / "metrics.jsonl")
+    metrics.rewind(start_step)
+    sinks: list[Sink] = [metrics]
+    if tracking.tensorboard:
+        sinks.append(TensorBoard(run_dir / "tensorboard", config=config, start_step=start_step))
+    if tracking.wandb != "disabled":
+        sinks.append(Wandb(run_dir, tracking, config=config, warn=warn, start_step=start_step))
+    return sinks
 
-    BACKLOG_LIMIT_BYTES = 64 << 20  # some 200,000 records: a client that far behind will not come back
 
-    def __init__(
-        self,
-        run_dir: Path,
-        *,
-        mode: WandbMode,
-        config: dict[str, Any],
-        warn: Callable[[str], None],
-        project: str = "kws_dist",
-        init_timeout_s: float = 20.0,
-        finish_timeout_s: float = 30.0,
-    ) -> None:
-        self._warn = warn
-        self._finish_timeout_s = finish_timeout_s
-        self._folder = run_dir / "wandb"
-        folder = shlex.quote(str(self._folder))
-        self._sync_all = f"wandb sync --include-online {folder}/*run-*"
-        self._backlog = bytearray()
-        self._heard = b""
-        self._child = None if mode == "disabled" else self._start()
-        self._send(
-            {
-                "run_dir": run_dir.resolve(),
-                "mode": mode,
-                "project": project,
-                "name": run_dir.resolve().name,
-                "id": wandb_id(run_dir) if self._child else "",
-                "config": config,
-                "init_timeout_s": init_timeout_s,
-                "finish_timeout_s": finish_timeout_s * 0.7,  # so that it gives up before it is made to
-                "sync_offline": f"wandb sync {folder}/offline-run-*",
-                "sync_all": self._sync_all,
-                "trainer_pid": os.getpid(),
-            }
+def check_tracking(tracking: TrackingConfig) -> None:
+    """Raise `UsageError` for settings that no sink could follow; asks nobody and starts nothing."""
+    if tracking.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError(
+            "--tracking.tensorboard needs the package tensorboard, which is not installed: pip install tensorboard"
         )
-
-    def log(self, record: Record) -> None:
-        """Mirror the record on the step that it names."""
-        self._send({"record": record})
-
-    def log_image(self, name: str, path: Path) -> None:
-        """Mirror a picture on the step of the last record."""
-        self._send({"image": name, "path": path.resolve()})
-
-    def finish(self, exit_code: int, summary: Record) -> None:
-        """Hand over what is left and wait for the upload, at most `finish_timeout_s`."""
-        deadline_s = time.monotonic() + self._finish_timeout_s
-        self._send({"exit_code": exit_code, "summary": summary})
-        while self._child and self._backlog and time.monotonic() < deadline_s:
-            assert self._child.stdin
-            select.select([], [self._child.stdin], [], 0.1)
-            self._push()
-        if not self._child:
-            return
-        assert self._child.stdin
-        self._child.stdin.close()
-        try:
-            self._child.wait(max(0.0, deadline_s - time.monotonic()))
-            self._stop()
-        except subprocess.TimeoutExpired:
-            limit = f"{self._finish_timeout_s:.0f} s"
-            self._stop(f"W&B did not finish within {limit}; upload the rest with `{self._sync_all}`.")
-
-    def _start(self) -> "subprocess.Popen[bytes] | None":
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / "client.log").open("ab") as log:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "kws_dist.wandb_mirror"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    # Its own telemetry would hold up the end for another 10 s when the network hangs.
-                    env={"WANDB_ERROR_REPORTING": "false", **os.environ},
-                    start_new_session=True,  # Ctrl-C is for the trainer, which then finishes W&B in order
-                )
-        except OSError as error:
-            self._warn(f"W&B is off, because its client does not start: {error}.")
-            return None
-        assert child.stdin
-        assert child.stdout
-        os.set_blocking(child.stdin.fileno(), False)
-        os.set_blocking(child.stdout.fileno(), False)
-        return child
-
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._child:
-            self._backlog += to_json(message).encode() + b"\n"
-            self._push()
-
-    def _push(self) -> None:
-        """Write what the pipe takes, and pass on what the client has to say."""
-        assert self._child
-        assert self._child.stdin
-        try:
-            written = os.write(self._child.stdin.fileno(), self._backlog)
-            del self._backlog[:written]
-        except BlockingIOError:
-            if len(self._backlog) > self.BACKLOG_LIMIT_BYTES:
-                self._stop("W&B is off: its client has stopped taking records.")
-                return
-        except BrokenPipeError:
-            self._stop()
-            return
-        self._pass_on(self._child)
-
-    def _pass_on(self, child: "subprocess.Popen[bytes]") -> None:
-        """Warn with every whole line that the client has written."""
-        assert child.stdout
-        while chunk := child.stdout.read():
-            self._heard += chunk
-        *lines, self._heard = self._heard.split(b"\n")
-        for line in lines:
-            self._warn(line.decode(errors="replace"))
-
-    def _stop(self, reason: str = "") -> None:
-        """Let go of the client; `reason` says why, where it is not at its end by itself."""
-        assert self._child
-        child, self._child = self._child, None
-        with child:  # closes the pipes
-            if reason:
-                child.kill()
-            try:
-                status = child.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                status = child.wait()
-            self._pass_on(child)
-        if not reason and status not in (0, TOLD):
-            reason = f"W&B is off, because its client ended early; see {self._folder / 'client.log'}."
-        if reason:
-            self._warn(reason)
-
-
-def wandb_id(run_dir: Path) -> str:
-    """Return the W&B id of the run, kept in `wandb_id` from the first call on, so that a resume finds its run."""
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        letters = string.ascii_lowercase + string.digits
-        of_sweep = os.environ.get("WANDB_RUN_ID")  # given by the agent of a W&B sweep, which waits for this run
-        write_whole(path, (of_sweep or "".join(secrets.choice(letters) for _ in range(8))).encode())
-    return path.read_text().strip()
+    if tracking.worst_clips < 0:
+        raise UsageError(f"--tracking.worst_clips {tracking.worst_clips} should be 0, for none, or more")
+    for tag in tracking.tags:
+        if not 1 <= len(tag) <= _LONGEST_TAG:
+            raise UsageError(f"--tracking.tags {tag!r} should have 1 to {_LONGEST_TAG} letters, as W&B demands")
+    project = tracking.project
+    if not 1 <= len(project) <= _LONGEST_PROJECT or set(project) & set(_NOT_IN_PROJECT):
+        raise UsageError(
+            f"--tracking.project {project!r} should have 1 to {_LONGEST_PROJECT} letters and none of"
+            f" {' '.join(_NOT_IN_PROJECT)}, as W&B demands"
+        )

@@ -39,7 +39,7 @@ def test_a_record_says_when_it_is_from(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_before_the_first_record(tmp_path: Path) -> None:
-    MetricsFile(tmp_path / "metrics.jsonl").truncate_after(0)
+    MetricsFile(tmp_path / "metrics.jsonl").rewind(0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,7 +53,7 @@ def test_a_resumed_run_records_every_step_once(tmp_path: Path, half: str) -> Non
         file.write(half)  # the kill came in the middle of a line
 
     resumed = MetricsFile(path)
-    resumed.truncate_after(4)
+    resumed.rewind(4)
     for step in range(5, 9):
         resumed.log(record(step))
     resumed.finish(0, {})
@@ -64,7 +64,7 @@ def test_truncation_works_on_an_open_file(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         metrics.log(record(step))
-    metrics.truncate_after(1)
+    metrics.rewind(1)
     metrics.log(record(2))
     assert read_metrics(tmp_path / "metrics.jsonl") == [record(1), record(2)]
 

@@ -1,6 +1,7 @@
 """Where numbers go. W&B is tested with its real client, and its absence in every way that it can be absent."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,12 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from matplotlib.figure import Figure
-from wandb_file import only_run, read_run, runs
+from wandb_file import forget_who_is_logged_in, only_run, read_run, runs
 
-from kws_dist.tracking import MetricsFile, Record, Tracker, Wandb, read_metrics, wandb_id
+from kws_dist.config import TrackingConfig
+from kws_dist.errors import UsageError
+from kws_dist.tracking import (
+    HeardClip,
+    MetricsFile,
+    Record,
+    TensorBoard,
+    Tracker,
+    Wandb,
+    check_tracking,
+    read_metrics,
+    sinks_of,
+    wandb_id,
+)
 
 SOME_KEY = "0123456789" * 4
 NOBODY_LISTENS = "http://127.0.0.1:9"
@@ -25,13 +40,12 @@ def record(step: int, **more: Any) -> Record:
     return {"step": step, "clips_seen": step * 64, "time_s": step * 0.5, "train/loss": 1 / step, **more}
 
 
+OFFLINE, ONLINE = TrackingConfig(wandb="offline"), TrackingConfig(wandb="online")
+
+
 @pytest.fixture(autouse=True)
 def _stranger_to_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody is logged in, whoever runs the tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no_config"))
+    forget_who_is_logged_in(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -42,40 +56,48 @@ def hanging_server() -> Iterator[str]:
 
 
 class Recorder:
-    """A sink that remembers."""
+    """A sink that remembers what it was called with."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    def log(self, record: Record) -> None:
-        self.seen.append(record)
-
-    def log_image(self, name: str, path: Path) -> None:
-        self.seen.append((name, path))
-
-    def finish(self, exit_code: int, summary: Record) -> None:
-        self.seen.append((exit_code, summary))
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: self.seen.append((name, *given))
 
 
 def test_every_sink_gets_everything_and_is_finished_once() -> None:
     sinks = [Recorder(), Recorder()]
+    matrix = np.eye(2, dtype=int)
+    clip = HeardClip(key="a", word="yes", heard="no", probability=0.9, loss=3.0, path=Path("a.wav"))
     with Tracker(sinks) as tracker:
         tracker.log(record(1))
-        tracker.log_image("confusion", Path("confusion.png"))
+        tracker.log_image("curves", Path("curves.png"))
+        tracker.log_confusion("confusion", ["yes", "no"], matrix)
+        tracker.log_clips("worst", [clip])
+        tracker.log_checkpoint(Path("step-1"), ["latest"])
+        tracker.rewind(0)
         tracker.finish(0, {"val/accuracy": 0.9})
     for sink in sinks:
-        assert sink.seen == [record(1), ("confusion", Path("confusion.png")), (0, {"val/accuracy": 0.9})]
+        assert sink.seen == [
+            ("log", record(1)),
+            ("log_image", "curves", Path("curves.png")),
+            ("log_confusion", "confusion", ["yes", "no"], matrix),
+            ("log_clips", "worst", [clip]),
+            ("log_checkpoint", Path("step-1"), ["latest"]),
+            ("rewind", 0),
+            ("finish", 0, {"val/accuracy": 0.9}),
+        ]
 
 
 def test_an_exception_finishes_the_sinks_as_failed() -> None:
     sink = Recorder()
     with pytest.raises(KeyboardInterrupt), Tracker([sink]):
         raise KeyboardInterrupt
-    assert sink.seen == [(1, {})]
+    assert sink.seen == [("finish", 1, {})]
 
 
 def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
-    wandb = Wandb(tmp_path, mode="disabled", config={}, warn=pytest.fail)
+    wandb = Wandb(tmp_path, TrackingConfig(), config={}, warn=pytest.fail)
     wandb.log(record(1))
     wandb.finish(0, {})
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +106,7 @@ def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
 def test_offline_holds_scalars_config_and_summary_under_the_id_of_the_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wandb = Wandb(tmp_path / "a run", mode="offline", config={"train": {"epochs": 3}}, warn=pytest.fail)
+    wandb = Wandb(tmp_path / "a run", OFFLINE, config={"train": {"epochs": 3}}, warn=pytest.fail)
     for step in (1, 2, 3):
         wandb.log(record(step))
     wandb.log({"step": 3, "clips_seen": 192, "time_s": 2.0, "val/accuracy": 0.75, "val/loss": float("nan")})
@@ -107,7 +129,7 @@ def test_offline_holds_scalars_config_and_summary_under_the_id_of_the_run(
 
 def test_a_resumed_run_goes_on_under_the_same_id(tmp_path: Path) -> None:
     for first in (1, 3):
-        wandb = Wandb(tmp_path, mode="offline", config={}, warn=pytest.fail)
+        wandb = Wandb(tmp_path, OFFLINE, config={}, warn=pytest.fail)
         wandb.log(record(first))
         wandb.log(record(first + 1))
         wandb.finish(0, {})
@@ -118,7 +140,7 @@ def test_a_resumed_run_goes_on_under_the_same_id(tmp_path: Path) -> None:
 
 def test_pictures_are_kept(tmp_path: Path) -> None:
     Figure(figsize=(1, 1)).savefig(tmp_path / "confusion.png")
-    wandb = Wandb(tmp_path, mode="offline", config={}, warn=pytest.fail)
+    wandb = Wandb(tmp_path, OFFLINE, config={}, warn=pytest.fail)
     wandb.log(record(1))
     wandb.log_image("confusion", tmp_path / "confusion.png")
     wandb.finish(0, {})
@@ -149,7 +171,7 @@ def test_without_wandb_training_goes_on_at_once_and_the_run_is_recorded_offline(
         monkeypatch.setenv("WANDB_BASE_URL", hanging_server if url == "hanging" else url)
     warnings: list[str] = []
     began_s = time.monotonic()
-    wandb = Wandb(tmp_path, mode="online", config={}, warn=warnings.append, init_timeout_s=4.0)
+    wandb = Wandb(tmp_path, ONLINE, config={}, warn=warnings.append, init_timeout_s=4.0)
     for step in range(1, 2001):  # more than the pipe holds
         wandb.log(record(step))
     assert time.monotonic() - began_s < 3.0, "training has waited for W&B"
@@ -169,7 +191,7 @@ def test_finishing_takes_no_longer_than_allowed(
     monkeypatch.setenv("WANDB_API_KEY", SOME_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", hanging_server)
     warnings: list[str] = []
-    wandb = Wandb(tmp_path, mode="online", config={}, warn=warnings.append, finish_timeout_s=2.0)
+    wandb = Wandb(tmp_path, ONLINE, config={}, warn=warnings.append, finish_timeout_s=2.0)
     wandb.log(record(1))
     began_s = time.monotonic()
     wandb.finish(0, {})
@@ -181,7 +203,7 @@ def test_finishing_takes_no_longer_than_allowed(
 
 def test_a_client_that_dies_costs_one_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
-    wandb = Wandb(tmp_path, mode="offline", config={}, warn=warnings.append)
+    wandb = Wandb(tmp_path, OFFLINE, config={}, warn=warnings.append)
     client = the_client()
     client.kill()
     os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
@@ -197,7 +219,7 @@ def test_a_client_that_dies_costs_one_warning(tmp_path: Path) -> None:
 def test_a_client_that_stops_taking_records_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Wandb, "BACKLOG_LIMIT_BYTES", 100_000)
     warnings: list[str] = []
-    wandb = Wandb(tmp_path, mode="offline", config={}, warn=warnings.append)
+    wandb = Wandb(tmp_path, OFFLINE, config={}, warn=warnings.append)
     the_client().suspend()
     for step in range(1, 5001):
         wandb.log(record(step))
@@ -208,8 +230,9 @@ def test_a_client_that_stops_taking_records_is_given_up(tmp_path: Path, monkeypa
 def test_a_killed_trainer_closes_its_run_as_failed(tmp_path: Path) -> None:
     trainer = """
 import os, pathlib, psutil, signal, sys
+from kws_dist.config import TrackingConfig
 from kws_dist.tracking import Wandb
-wandb = Wandb(pathlib.Path(sys.argv[1]), mode="offline", config={}, warn=print)
+wandb = Wandb(pathlib.Path(sys.argv[1]), TrackingConfig(wandb="offline"), config={}, warn=print)
 wandb.log({"step": 1, "clips_seen": 64, "time_s": 0.5})
 print(psutil.Process().children()[0].pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -222,6 +245,51 @@ os.kill(os.getpid(), signal.SIGKILL)
     run = only_run(tmp_path)
     assert run.exit_code == 1
     assert run.history[0]["clips_seen"] == 64
+
+
+def test_the_settings_say_which_sinks_there_are_and_metrics_go_on_where_the_run_does(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        metrics.log(record(step))
+    metrics.finish(0, {})
+    tracking = TrackingConfig(wandb="offline", tensorboard=True)
+    for settings, kinds in ((TrackingConfig(), [MetricsFile]), (tracking, [MetricsFile, TensorBoard, Wandb])):
+        with Tracker(sinks := sinks_of(settings, tmp_path, {}, pytest.fail, start_step=2)) as tracker:
+            assert [type(sink) for sink in sinks] == kinds
+            tracker.log(record(3))
+        assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_comes_again_after_going_back_is_recorded_once_and_goes_on_in_wandb(tmp_path: Path) -> None:
+    with Tracker(sinks_of(OFFLINE, tmp_path, {}, pytest.fail, start_step=0)) as tracker:
+        for step in (1, 2, 3, 4):
+            tracker.log(record(step))
+        tracker.rewind(2)
+        for step in (3, 4):
+            tracker.log(record(step))
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    history = only_run(tmp_path).history
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 3, 4]
+    assert [row["_step"] for row in history] == [1, 2, 3, 4, 5, 6], "W&B drops steps that do not rise"
+
+
+@pytest.mark.parametrize(
+    ("tracking", "says"),
+    [
+        (TrackingConfig(tags=("",)), "--tracking.tags ''"),
+        (TrackingConfig(tags=("a" * 65,)), "1 to 64 letters"),
+        (TrackingConfig(project="a/b"), "--tracking.project 'a/b'"),
+        (TrackingConfig(project=""), "--tracking.project ''"),
+        (TrackingConfig(worst_clips=-1), "--tracking.worst_clips -1"),
+    ],
+)
+def test_settings_that_no_sink_could_follow_are_refused(tracking: TrackingConfig, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        check_tracking(tracking)
+
+
+def test_settings_that_are_as_they_should_be_pass() -> None:
+    check_tracking(TrackingConfig(wandb="online", tags=("a b", "ü" * 64), tensorboard=True, worst_clips=0))
 
 
 def the_client() -> psutil.Process:

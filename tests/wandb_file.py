@@ -1,19 +1,43 @@
 """Reads what the W&B client has recorded in a run folder, to compare it with what was logged."""
 
 import json
+import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from wandb.proto.wandb_internal_pb2 import Record as Message
+
+
+def forget_who_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody is, whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no_config"))
+
+
+@dataclass(frozen=True)
+class ReadArtifact:
+    """A version of an artifact; `files` are where they lie until they are uploaded."""
+
+    name: str
+    type: str
+    aliases: set[str]
+    metadata: dict[str, Any]
+    files: dict[str, Path]
 
 
 class ReadRun:
     """What a `.wandb` file holds."""
 
     def __init__(self) -> None:
-        self.id = self.name = ""
+        self.id = self.name = self.project = self.entity = self.sweep_id = self.notes = ""
+        self.tags: list[str] = []
+        self.artifacts: list[ReadArtifact] = []
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
@@ -38,8 +62,14 @@ def read_run(folder: Path) -> ReadRun:
         message = Message.FromString(data)
         kind = message.WhichOneof("record_type")
         if kind == "run":
-            run.id, run.name = message.run.run_id, message.run.display_name
+            for name in ("project", "entity", "sweep_id", "notes"):
+                setattr(run, name, getattr(message.run, name))
+            run.id, run.name, run.tags = message.run.run_id, message.run.display_name, list(message.run.tags)
             run.config.update(values(message.run.config.update))
+        elif kind == "config":
+            run.config.update(values(message.config.update))
+        elif kind == "artifact":
+            run.artifacts.append(artifact_of(message.artifact))
         elif kind == "history":
             run.history.append(values(message.history.item))
         elif kind == "summary":
@@ -49,6 +79,12 @@ def read_run(folder: Path) -> ReadRun:
         elif kind == "exit":
             run.exit_code = message.exit.exit_code
     return run
+
+
+def artifact_of(artifact: Any) -> ReadArtifact:
+    files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+    metadata = json.loads(artifact.metadata or "{}")
+    return ReadArtifact(artifact.name, artifact.type, set(artifact.aliases), metadata, files)
 
 
 def values(items: Any) -> dict[str, Any]:

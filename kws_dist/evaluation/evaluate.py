@@ -1,5 +1,6 @@
 """Exact evaluation on any number of ranks: every clip counts once, whatever the batch size."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kws_dist.data.batch_slice import BatchSlice
@@ -19,6 +20,7 @@ from kws_dist.data.store import Store
 from kws_dist.data.stream_store import StreamStore
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.evaluation.interval import wilson_interval
+from kws_dist.evaluation.worst import WorstClip, WorstClips
 from kws_dist.frontend.pipeline import FrontEnd
 
 
@@ -29,7 +31,9 @@ class Evaluation:
     confusion: NDArray[np.int64]
     """`(C, C)` clips: rows are the true words, columns the predicted ones."""
     loss: float
-    """Mean cross-entropy."""
+    """Mean cross-entropy; not finite, if that of any clip is not."""
+    worst: tuple[WorstClip, ...] = ()
+    """The clips with the highest loss, the worst first, as many as were asked for."""
 
     @property
     def n(self) -> int:
@@ -46,20 +50,35 @@ class Evaluation:
         """`correct / n`."""
         return self.correct / self.n
 
+    def figures(self, words: Sequence[str]) -> dict[str, float]:
+        """Return what a checkpoint can be best by; of words that do not occur nothing is known."""
+        clips = self.confusion.sum(axis=1)
+        recall = {word: self.confusion[i, i] / clips[i] for i, word in enumerate(words) if clips[i]}
+        return {
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "balanced_accuracy": float(np.mean(list(recall.values()))),
+            "worst_word_recall": float(min(recall.values())),
+            **{f"recall/{word}": float(share) for word, share in recall.items()},
+        }
+
     def as_dict(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the figures for a JSON file; the interval is Wilson's at 95 %."""
+        """Return the figures for a JSON file, which knows no infinity; the interval is Wilson's at 95 %."""
         per_word = {
             word: {"n": int(row.sum()), "correct": int(row[label])}
             for label, (word, row) in enumerate(zip(words, self.confusion, strict=True))
         }
         low, high = wilson_interval(self.correct, self.n)
+        figures = self.figures(words)
         return {
             "accuracy": self.accuracy,
             "accuracy_low": low,
             "accuracy_high": high,
             "n": self.n,
             "correct": self.correct,
-            "loss": self.loss,
+            "balanced_accuracy": figures["balanced_accuracy"],
+            "worst_word_recall": figures["worst_word_recall"],
+            "loss": self.loss if math.isfinite(self.loss) else None,
             "per_word": per_word,
             "confusion": self.confusion.tolist(),
         }
@@ -88,15 +107,16 @@ class Evaluator:
         self._accelerator, self._num_classes = accelerator, num_classes
 
     @torch.inference_mode()
-    def __call__(self, model: nn.Module, *, steps: int | None = None) -> Evaluation:
+    def __call__(self, model: nn.Module, *, steps: int | None = None, worst: int = 0) -> Evaluation:
         """Evaluate `model` (as it is on each rank, so they must agree); `steps` limits it to some batches.
 
-        All ranks must call it together.
+        `worst`: of how many clips with the highest loss to say which they are. All ranks must call it together.
         """
         model.eval()
         device = self._accelerator.device
         confusion = torch.zeros(self._num_classes**2, dtype=torch.int64, device=device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        kept = WorstClips(worst, device)
         for batch in self._worker.batches(0, steps or self.steps):
             with self._accelerator.autocast():
                 logits = model(batch.features)
@@ -104,7 +124,26 @@ class Evaluator:
             cell = batch.labels * self._num_classes + logits.argmax(1)
             confusion.scatter_add_(0, cell, real.long())
             losses = F.cross_entropy(logits.float(), batch.labels, reduction="none")
-            loss_sum += (losses.double() * real).sum()
+            loss_sum += losses.double().where(real, 0.0).sum()
+            if worst:
+                kept.add(_sent(batch.draws.clip, device), losses, logits, real)
         confusion, loss_sum = self._accelerator.reduce((confusion, loss_sum), "sum")  # pyright: ignore
         counts = confusion.view(self._num_classes, -1).cpu().numpy()
-        return Evaluation(counts, loss_sum.item() / max(int(counts.sum()), 1))
+        return Evaluation(counts, loss_sum.item() / max(int(counts.sum()), 1), self._worst_of_all(kept))
+
+    def _worst_of_all(self, kept: WorstClips) -> tuple[WorstClip, ...]:
+        """Return the worst clips of all ranks."""
+        count = len(kept.order)
+        if not count:
+            return ()
+        of_all = WorstClips(count, self._accelerator.device)
+        of_all.keep(*self._accelerator.gather((kept.order, kept.found)))  # pyright: ignore
+        return of_all.clips()
+
+
+def _sent(clip: Any, device: torch.device) -> Tensor:
+    """Return clip numbers `(B,)` on the device, where they may be already, without waiting for it."""
+    if isinstance(clip, Tensor):
+        return clip
+    numbers = torch.from_numpy(clip)
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers

@@ -6,6 +6,7 @@ exception is a fault of this program and keeps its traceback.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -33,6 +34,9 @@ class TrainingError(RuntimeError):
     exit_code = 1
 
 
+_FOR_PEOPLE = (UsageError, DataError, TrainingError, OSError, KeyboardInterrupt)
+
+
 def main_guard(main: Callable[[], int | None], debug: bool) -> int:
     """Run an entry point and return its exit code, with an error meant for a person printed as one sentence.
 
@@ -41,17 +45,38 @@ def main_guard(main: Callable[[], int | None], debug: bool) -> int:
     """
     try:
         return main() or 0
-    except (UsageError, DataError, TrainingError, OSError, KeyboardInterrupt) as error:
+    except _FOR_PEOPLE as error:
         if debug:
             raise
-        if not (isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0"):
-            print(_sentence(error), file=sys.stderr)  # every rank meets a wrong use; one says so
-        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        if not (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0"):
+            show(error)  # every process of a machine meets a wrong use; one says so
+        return exit_code(error)
 
 
-def _sentence(error: BaseException) -> str:
+def is_for_people(error: BaseException) -> bool:
+    """Whether one sentence says all; any other exception is a fault of this program."""
+    return isinstance(error, _FOR_PEOPLE)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a process that an error ends: 2 for wrong use, 1 for failure."""
+    return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+
+
+def show(error: BaseException, *, debug: bool = False) -> None:
+    """Print an error for whom it is meant: one sentence, or a traceback if it is a fault or `debug` asks for it."""
+    if is_for_people(error) and not debug:
+        print(sentence(error), file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+
+
+def sentence(error: BaseException) -> str:
+    """Return what there is to say of an error in one line; of a fault of this program, its type as well."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by the keyboard"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    if is_for_people(error):
+        return str(error)
+    return traceback.format_exception_only(error)[0].strip().splitlines()[0]

@@ -49,7 +49,7 @@ class TensorBoard(Sink):
         self._writer.add_text(name, _table(["key", "word", "heard", "probability", "loss"], rows), self._step)
         for place, clip in enumerate(clips, start=1):
             wave, rate_hz = soundfile.read(clip.path, dtype="float32")
-            title = f"{name}/{place:02d} {clip.word}, heard as {clip.heard}"
+            title = f"{name}/{place:03d} {clip.word}, heard as {clip.heard}"
             self._writer.add_audio(title, wave, self._step, sample_rate=rate_hz)
 
     def rewind(self, step: int) -> None:

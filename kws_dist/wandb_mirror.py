@@ -94,7 +94,7 @@ def _init(settings: Message, mode: str) -> Any:
 
 def _feed(run: Any, messages: Iterator[Message], settings: Message, say: Say) -> None:
     step, ahead, exit_code = settings["start_step"], 0, 1
-    checkpoints = _Checkpoints(run, Path(settings["outbox"]), say)
+    checkpoints = Checkpoints(run, Path(settings["outbox"]), say)
     for message in messages:
         if "record" in message:
             record = {name: math.nan if value is None else value for name, value in message["record"].items()}
@@ -155,7 +155,7 @@ def _clips(message: Message) -> Any:
 _SHOWN: dict[str, Callable[[Message], Any]] = {"image": _image, "confusion": _confusion, "clips": _clips}
 
 
-class _Checkpoints:
+class Checkpoints:
     """Sends checkpoints as versions of one artifact: one at a time, and offline only the last ones, at the end."""
 
     def __init__(self, run: Any, outbox: Path, say: Say) -> None:

@@ -80,7 +80,7 @@ def test_pictures_tables_and_sounds(tmp_path: Path) -> None:
     assert (picture.step, picture.width, picture.height) == (5, 100, 100)
     assert "| yes | 3 | 1 |\n| no | 0 | 4 |" in text(events, "val/confusion")
     assert "| a&#124;b | yes | no | 0.900 | 2.500 |" in text(events, "test/worst_clips")
-    (sound,) = events.Audio("test/worst_clips/01 yes, heard as no")
+    (sound,) = events.Audio("test/worst_clips/001 yes, heard as no")
     assert (sound.step, sound.sample_rate) == (5, 16_000)
     assert sound.length_frames == 16_000
 

@@ -13,6 +13,7 @@ from wandb_file import forget_who_is_logged_in, only_run, runs
 
 from kws_dist.config import TrackingConfig
 from kws_dist.tracking import HeardClip, Record, Wandb
+from kws_dist.wandb_mirror import Checkpoints
 from kws_dist.wandb_outbox import aliases_of, leave, waiting
 
 OFFLINE = TrackingConfig(wandb="offline")
@@ -183,12 +184,46 @@ def test_a_client_that_hangs_fills_no_disk_with_checkpoints(tmp_path: Path) -> N
         path = checkpoint(tmp_path / "checkpoint", step)
         wandb.log_checkpoint(path, ["best", "latest"] if step % 5 == 0 else ["latest"])
         shutil.rmtree(path)
+    wandb.log_confusion("val/confusion", ["yes"], np.array([[3]]))
     left = waiting(tmp_path / "wandb" / "outbox")
     assert [aliases_of(folder) for folder in left] == [["best", "latest"], ["latest"]]
     assert [json.loads((folder / "state.json").read_text())["step"] for folder in left] == [15, 19]
     client.resume()
     wandb.finish(0, {})
-    assert [artifact.metadata["step"] for artifact in only_run(tmp_path).artifacts] == [15, 19]
+    artifacts = [artifact for artifact in only_run(tmp_path).artifacts if artifact.type == "model"]
+    assert [artifact.metadata["step"] for artifact in artifacts] == [15, 19]
+
+
+class OnlineRun:
+    """What the mirror needs of a run that uploads, for which there is no server here; takes real artifacts."""
+
+    id, offline = "abcdefgh", False
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, list[str]]] = []
+
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
+        self.sent.append((artifact.metadata["step"], aliases))
+
+
+def test_online_a_checkpoint_is_sent_once_the_one_before_has_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    run, outbox = OnlineRun(), tmp_path / "outbox"
+    checkpoints = Checkpoints(run, outbox, pytest.fail)
+    for step in (1, 2, 3):
+        leave(checkpoint(tmp_path / f"step-{step}", step), ["latest"], outbox)
+        checkpoints.send_next()
+    assert run.sent == [(1, ["latest"])]
+    for copy in (tmp_path / "data" / "artifacts" / "staging").iterdir():  # as W&B does after an upload
+        copy.unlink()
+    checkpoints.send_next()
+    checkpoints.send_next()
+    assert run.sent == [(1, ["latest"]), (3, ["latest"])]
+    leave(checkpoint(tmp_path / "step-4", 4), ["best", "latest"], outbox)
+    checkpoints.send_all()
+    assert run.sent[2:] == [(4, ["best", "latest"])]
 
 
 def test_a_checkpoint_that_a_killed_client_left_is_sent_by_the_next(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from kws_dist.evaluation.evaluate import _sent
 from kws_dist.evaluation.worst import WorstClips
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ the bytes it moves, the operations it computes, and the share of the device's li
 `shards`: a folder of 1-second WAVs, just written, is listed and made into shards, by one process and by one for each
 core, and the shards are verified. The files lie in $TMPDIR.
 
-`scaling`: memory and time to the first batch for data and numbers of ranks larger than any.
+`scaling`: memory and time to the first batch for data and numbers of ranks larger than any, and a model of what
+summing gradients costs on 8, 64 and 512 GPUs.
 
 What is compared takes turns in one process, so that a machine whose speed drifts is equally fast for all; figures are
 medians over the rounds, ratios medians of each turn's ratio.
@@ -38,7 +39,7 @@ from typing import Any
 
 import torch
 
-from kws_dist import data_bench, features_bench, pipeline_bench, scaling_bench, shards_bench
+from kws_dist import communication, data_bench, features_bench, pipeline_bench, scaling_bench, shards_bench
 from kws_dist.config import parse
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.process import keep_freed_memory, use_cores
@@ -89,7 +90,13 @@ def bench_shards(own: argparse.Namespace, rest: list[str], folder: Path) -> Resu
 def bench_scaling(_own: argparse.Namespace, rest: list[str], _: Path) -> Result:
     """Work out what grows."""
     _refuse(rest)
-    return scaling_bench.bench_scaling()
+    return {**scaling_bench.bench_scaling(), "communication": communication.communication()}
+
+
+def show_scaling(result: Result) -> None:
+    """Print what data and what gradients cost."""
+    scaling_bench.show(result)
+    communication.show(result["communication"])
 
 
 BENCHES: dict[str, tuple[Callable[[argparse.Namespace, list[str], Path], Result], Callable[[Result], None]]] = {
@@ -98,7 +105,7 @@ BENCHES: dict[str, tuple[Callable[[argparse.Namespace, list[str], Path], Result]
     "features": (bench_features, features_bench.show),
     "pipeline": (bench_pipeline, pipeline_bench.show),
     "shards": (bench_shards, shards_bench.show),
-    "scaling": (bench_scaling, scaling_bench.show),
+    "scaling": (bench_scaling, show_scaling),
 }
 
 

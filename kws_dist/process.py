@@ -30,3 +30,9 @@ def use_cores() -> None:
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and accelerate count them
     torch.set_num_threads(max(len(os.sched_getaffinity(0)) // processes, 1))
+
+
+def has_fast_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 by instructions of its own (AVX-512 BF16 or AMX); others emulate it."""
+    # Private, but in torch since 2.6 and without a public counterpart before 2.10.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

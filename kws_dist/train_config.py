@@ -21,7 +21,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the model. `auto`: bf16 on GPUs and CPUs that have it, else fp32."""
     tf32: bool = True
-    """Let convolutions and recurrent layers of fp32 models round to TF32 on GPUs that have it; features never do."""
+    """Let fp32 models round the inputs of products to TF32 on GPUs that have it; features never do."""
     optimizer: Literal["sgd", "adam", "adamw", "muon", "novograd"] = "sgd"
     """sgd is with momentum. muon takes the matrices inside the model, in steps of adamw's size, and adamw the rest."""
     learning_rate: float = 0.1

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
+from accelerate import Accelerator
 
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.data import open_data
-from kws_dist.training.ranks import make_accelerator, ranks_for_data
-from kws_dist.training.rebuild import rebuild
+from kws_dist.training.failure import shared_fate
+from kws_dist.training.ranks import for_this_machine, make_accelerator, ranks_for_data
+from kws_dist.training.rebuild import Rebuilt, rebuild
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,14 @@ def evaluate(arguments: Arguments) -> None:
     """Evaluate on every process that was launched; each takes its share of the clips."""
     keep_freed_memory()
     trained = rebuild(Path(arguments.run_dir))
-    precision = trained.config.train.precision
-    no_fp16 = precision == "fp16" and not torch.cuda.is_available()
-    accelerator = make_accelerator("fp32" if no_fp16 else precision)
+    accelerator = make_accelerator(for_this_machine(trained.config.train))
     if accelerator.device.type == "cpu":
         use_cores()
+    with shared_fate(accelerator, debug=arguments.debug):
+        _print_figures(arguments, trained, accelerator)
+
+
+def _print_figures(arguments: Arguments, trained: Rebuilt, accelerator: Accelerator) -> None:
     given = arguments.data
     shards = given.shards or trained.config.data.shards
     config = replace(trained.config.data, shards=shards, residency=given.residency, on_bad_clip=given.on_bad_clip)
@@ -82,8 +86,6 @@ def evaluate(arguments: Arguments) -> None:
         }
         print(json.dumps({**about, **result.as_dict(trained.words), "skipped_clips": len(data.skipped_keys)}))
     data.close()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

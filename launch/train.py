@@ -5,21 +5,21 @@ import sys
 from kws_dist.config import Config, parse
 from kws_dist.errors import main_guard
 from kws_dist.process import keep_freed_memory, use_cores
+from kws_dist.training.failure import shared_fate
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.session import build_job, run_job
 
 
-def train(config: Config) -> None:
+def train(config: Config, *, debug: bool) -> None:
     """Run one job from start to end, on every process that was launched."""
     keep_freed_memory()
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train)
     if accelerator.device.type == "cpu":
         use_cores()
-    run_job(build_job(config, accelerator))
-    # In good order: the rank that hosts the store must not leave first.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    with shared_fate(accelerator, debug=debug):
+        run_job(build_job(config, accelerator))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main_guard(lambda: train(parse(sys.argv[1:])), debug="--debug" in sys.argv))
+    debug = "--debug" in sys.argv
+    raise SystemExit(main_guard(lambda: train(parse(sys.argv[1:]), debug=debug), debug))

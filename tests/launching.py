@@ -13,6 +13,7 @@ SMALL = (
     *("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.1"),
     *("--train.epochs", "3", "--train.global_batch", "12", "--train.learning_rate", "0.05"),
     *("--train.warmup_epochs", "1", "--train.ema_decay", "0.9", "--train.log_every_steps", "1"),
+    *("--train.precision", "fp32"),
 )
 """Settings of a training that takes a second and still uses dropout, averaging and several epochs."""
 

@@ -43,7 +43,7 @@ def train(recipe: str, spoken: Path, run_dir: Path, *more: str | Path) -> Config
     lighter = ("--model.params", *LIGHTER[recipe]) if recipe in LIGHTER else ()
     config = parse([str(word) for word in (*where, *few, *once, *lighter, *more)])
     AcceleratorState._reset_state(reset_partial_state=True)
-    run_job(build_job(config, make_accelerator("fp32")))
+    run_job(build_job(config, make_accelerator(config.train)))
     AcceleratorState._reset_state(reset_partial_state=True)
     return config
 

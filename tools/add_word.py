@@ -59,8 +59,6 @@ class Arguments:
 
 def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     """Make shards, train, report; returns the exit code."""
-    import torch  # takes seconds to load, and --help does without
-
     from kws_dist import shards_display
     from kws_dist.process import keep_freed_memory, use_cores
     from kws_dist.run import RunFolder
@@ -68,7 +66,7 @@ def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     from kws_dist.training import add_word as adding
     from kws_dist.training import add_word_report as report
     from kws_dist.training.before_after import hear
-    from kws_dist.training.ranks import make_accelerator
+    from kws_dist.training.ranks import for_this_machine, make_accelerator
     from kws_dist.training.rebuild import rebuild
     from kws_dist.training.session import build_job, run_job
 
@@ -93,8 +91,7 @@ def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     console.print(f"1 of 3  {addition.data_dir}: {sum(written.meta.clips.values()):,} clips in shards", soft_wrap=True)
     console.print(f"2 of 3  training the last {addition.config.train.train_last_layers} layers", soft_wrap=True)
     keep_freed_memory()
-    precision = addition.config.train.precision
-    accelerator = make_accelerator("fp32" if precision == "fp16" and not torch.cuda.is_available() else precision)
+    accelerator = make_accelerator(for_this_machine(addition.config.train))
     if accelerator.device.type == "cpu":
         use_cores()
     run_job(build_job(addition.config, accelerator))

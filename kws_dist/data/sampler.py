@@ -191,11 +191,15 @@ class ExactlyOnceSampler:
         self._tables = Tables(**whole, **({} if order is None else {"order": order}))
 
     def draws(self, t: Any) -> Draws:
-        """Return the draws `t` `(B,)`; padding rows name the last clip of the epoch with weight 0."""
+        """Return the draws `t` `(B,)`; padding rows have weight 0.
+
+        Shuffled, they name the first clips of the epoch, so that batch norm, which knows no weights, sees a natural
+        mixture; in order they name its last clip, which has been read already.
+        """
         padded = self.steps_per_epoch * self.global_batch
         epoch, position = t // padded, t % padded
         real = position < self.clips
-        clip = position * real + (self.clips - 1) * ~real
+        clip = position % self.clips if self.shuffle else position * real + (self.clips - 1) * ~real
         tables = self._tables.beside(t)
         if self.shuffle:
             ranges = Ranges(tables.epoch_size, tables.epoch_low, tables.epoch_high).at(0 * t)

@@ -82,6 +82,15 @@ class DeviceWorker:
         first = step * self._slice.global_batch
         return np.arange(first, first + self._slice.global_batch)
 
+    def drawn(self, first_step: int, last_step: int) -> Generator[Drawn, None, None]:
+        """Yield what `batches` makes batches of, for `batch_of`; the clips have to lie on the device."""
+        yield from self._drawer.micro_batches(first_step, last_step)
+
+    def batch_of(self, drawn: Drawn) -> Batch:
+        """Make a batch now, on the caller's stream."""
+        partner_pcm = None if drawn.partner is None else self._store.gather(drawn.partner)
+        return self._batch(drawn, self._store.gather(drawn.draws.clip), partner_pcm)
+
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """Yield the micro-batches of the steps `first_step <= step < last_step`, in order."""
         gathered = self._gathered(first_step, last_step)

@@ -18,8 +18,9 @@ from kws_dist.display import silent
 from kws_dist.tracking import MetricsFile, Tracker
 from kws_dist.training.front_end import training_front_end
 from kws_dist.training.learner import build_learner
-from kws_dist.training.loop import Loop, Progress
+from kws_dist.training.loop import Loop
 from kws_dist.training.parts import parts_of
+from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
 from kws_dist.training.session import Job, build_job, statistics_of
@@ -71,7 +72,7 @@ def clips_per_s(run: Callable[[], None], clips: int, device: torch.device) -> fl
 def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time the training loop and the bare loops in turns of `steps` steps."""
     config = replace(config, run_dir=str(folder), train=replace(config.train, accumulate=1, epochs=_EPOCHS))
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train)
     job = build_job(config, accelerator)
     job.learner.statistics = statistics_of(job)
     rows, device = job.batch_slice.global_batch, accelerator.device
@@ -85,7 +86,9 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
 
     def train() -> None:
         before_s, started_s = loop.parts.worker.wait_s, time.perf_counter()
-        loop.train_until(loop.progress.step + steps)  # reads its figures at the end, and so waits for the device
+        for _ in range(steps):
+            loop.take_step()
+        loop.log()  # which waits for the device
         waited.append((loop.parts.worker.wait_s - before_s) / (time.perf_counter() - started_s))
 
     ways: dict[str, Callable[[], None]] = {
@@ -120,7 +123,7 @@ def _repeat(step: Callable[[], None], times: int) -> None:
 def _whole_epoch(job: Job, loop: Loop, training_clips_per_s: float) -> dict[str, float]:
     """Return what validation and a checkpoint add to an epoch."""
     started_s = time.perf_counter()
-    loop.validate(1, started_s)
+    loop.validate()
     extra_s = time.perf_counter() - started_s
     clips = job.sampler.steps_per_epoch * job.batch_slice.global_batch
     train_s = clips / training_clips_per_s

@@ -12,9 +12,11 @@ from kws_dist.assemble import model_of
 from kws_dist.config import Config, FeaturesConfig
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.training.average import MovingAverage
+from kws_dist.training.buffers import NormStatistics
 from kws_dist.training.checkpoint import Checkpoint
 from kws_dist.training.optim import AnyOptimizer, build_optimizer
 from kws_dist.training.rebuild import stored_statistics
+from kws_dist.training.synced_norm import synced
 from kws_dist.training.transfer import Transfer, freeze, take_over
 
 _WEIGHTS = 3001  # what a key is for; see `frontend.augment.Purpose`
@@ -27,6 +29,7 @@ class Learner:
     model: nn.Module
     optimizer: AnyOptimizer
     average: MovingAverage | None
+    norm_statistics: NormStatistics
     statistics: Statistics | None = None
     """Of the training features, where these are normalised by them."""
     frozen: tuple[str, ...] = ()
@@ -67,10 +70,13 @@ def build_learner(config: Config, *, num_classes: int, sample_rate_hz: int, devi
     """Build a model with weights drawn from the seed, on the device, with its optimizer."""
     torch.manual_seed(keyed.fold(config.seed, _WEIGHTS) & (2**63 - 1))
     model = model_of(config, num_classes, sample_rate_hz).to(device)
+    if config.train.sync_batchnorm:
+        model = synced(model, device)
+    norm_statistics = NormStatistics(model)
     frozen = freeze(model, config.train)
     optimizer = build_optimizer(model, config.train)
     average = MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
-    return Learner(model, optimizer, average, frozen=frozen)
+    return Learner(model, optimizer, average, norm_statistics, frozen=frozen)
 
 
 def _optimizer_tensors(optimizer: AnyOptimizer) -> dict[str, Tensor]:

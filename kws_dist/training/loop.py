@@ -1,66 +1,55 @@
-"""The training loop, and what it does between steps: log, validate, save, stop."""
+"""The training loop, and what it does between steps: log, validate, save, go back, stop."""
 
-import math
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from kws_dist.config import TrainConfig
 from kws_dist.data.sampler import Sampler
-from kws_dist.data.store import Store
-from kws_dist.data.workers import Batch, DeviceWorker
+from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display
 from kws_dist.errors import TrainingError
 from kws_dist.evaluation.evaluate import Evaluation, Evaluator
 from kws_dist.tracking import Tracker
+from kws_dist.training.gauges import Gauges, record
+from kws_dist.training.graphed import GraphedStep
+from kws_dist.training.progress import Progress
 from kws_dist.training.schedule import learning_rate
-from kws_dist.training.step import StepFigures, TrainStep
-
-
-@dataclass
-class Progress:
-    """How far a run is; part of every checkpoint."""
-
-    step: int = 0
-    """Optimizer steps taken; with the seed and the data, it says all about the draws to come."""
-    clips: int = 0
-    """Clips trained on."""
-    train_s: float = 0.0
-    """Time spent in training steps, over all jobs of the run."""
-    best_step: int = 0
-    """Step of the best validation so far; 0 if there was none."""
-    best_accuracy: float = 0.0
-    best_loss: float = 0.0
-
-    def is_better(self, evaluation: Evaluation) -> bool:
-        """Return whether this is the best validation so far: by accuracy, and by loss where that ties."""
-        best = (self.best_accuracy, -self.best_loss)
-        return self.best_step == 0 or (evaluation.accuracy, -evaluation.loss) > best
-
-    def out_of_patience(self, patience_steps: int) -> bool:
-        """Return whether the best validation is that many steps ago; never, if that is 0."""
-        return self.best_step > 0 and 0 < patience_steps <= self.step - self.best_step
+from kws_dist.training.step import TrainStep
+from kws_dist.training.timetable import Timetable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What the loop works with. Every rank has its own; only rank 0's tracker and display do anything."""
 
-    step: TrainStep
+    step: TrainStep | GraphedStep
+    batches: Callable[[int, int], Generator[Any, None, None]]
+    """Yields what `step` takes, for the steps from one to another."""
     worker: DeviceWorker
     sampler: Sampler
-    store: Store
+    words: tuple[str, ...]
+    device: torch.device
+    alone: bool
+    """There are no other ranks to agree with."""
     validate: Evaluator | None
     test: Evaluator | None
     """Reports after each validation how the test split does; nothing depends on it."""
     evaluated_model: Callable[[], nn.Module]
     """The model whose accuracy counts, the same on all ranks; all ranks must call it together."""
+    raw_model: Callable[[], nn.Module] | None
+    """The model as the optimizer left it, where the one that counts is an average; all ranks call it together."""
     save: Callable[[Progress, bool], None]
     """Save a checkpoint, and also as the best one if told so; all ranks must call it together."""
+    go_back: Callable[[Progress], None]
+    """Take up the newest checkpoint again, at a lower rate; all ranks must call it together."""
+    first_keys: Callable[[int], list[str]]
+    """The clips that a step begins with, for people to look at."""
     stop_asked: Callable[[], bool]
+    after_step: Callable[[], None]
     tracker: Tracker
     display: Display
 
@@ -68,46 +57,93 @@ class Parts:
 class Loop:
     """Trains from `progress.step` to the end, or until asked to stop."""
 
-    def __init__(self, parts: Parts, config: TrainConfig, progress: Progress) -> None:
-        self.parts, self.config, self.progress = parts, config, progress
-        self.steps_per_epoch = parts.sampler.steps_per_epoch
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self._stopping = False
-        self._is_validated = self._is_validation_due()
-        self._batches: Generator[Batch, None, None] | None = None
-        self._epoch = _Mean()
-        self._interval = _Interval(parts.worker)
+    def __init__(self, parts: Parts, train: TrainConfig, progress: Progress) -> None:
+        self.parts, self.train, self.progress = parts, train, progress
+        self.timetable = Timetable(train, parts.sampler.steps_per_epoch)
+        self._stopping = self._out_of_time = False
+        self._batches: Generator[Any, None, None] | None = None
+        self._gauges = Gauges(parts.worker, parts.device)
 
     def run(self) -> bool:
         """Train; return whether the end was reached. All ranks take the same way through here."""
         try:
-            while not self.at_end and not self._stopping:
-                started_s = time.monotonic()
-                self.train_until((self.progress.step // self.steps_per_epoch + 1) * self.steps_per_epoch)
-                self._is_validated = self._is_validation_due()
-                if self._is_validated:
-                    self.validate(self.progress.step // self.steps_per_epoch, started_s)
-                else:
-                    self.parts.save(self.progress, False)
+            self._try_out()
+            while not (self.at_end or self._stopping):
+                self.take_step()
+                step = self.progress.step
+                if self.timetable.logs(step) or self._stops_at_once():
+                    self.log()
+                if self.progress.step < step:  # it went back to a checkpoint
+                    continue
+                if self.timetable.validates(step) or self._out_of_time:
+                    self.validate()
+                elif self.timetable.saves(step) or self._stopping:
+                    self._save(is_best=False)
         finally:
             self.close()
-        if self.at_end and self.progress.step < self.total_steps:
-            self.parts.display.note(
-                f"validation was no better for {self.config.patience_epochs} epochs: the training ends at step"
-                f" {self.progress.step} of {self.total_steps}"
-            )
         return self.at_end
 
     @property
     def at_end(self) -> bool:
-        """Whether nothing is left to train: all epochs are over, or validation has not improved for too long."""
-        patience_steps = self.config.patience_epochs * self.steps_per_epoch
-        gives_up = self._is_validated and self.progress.out_of_patience(patience_steps)
-        return gives_up or self.progress.step >= self.total_steps
+        """Whether nothing is left to train."""
+        gives_up = self.progress.out_of_patience(self.timetable.patience_steps)
+        return gives_up or self._out_of_time or self.progress.step >= self.timetable.total_steps
 
-    def _is_validation_due(self) -> bool:
-        epoch, inside = divmod(self.progress.step, self.steps_per_epoch)
-        return not inside and (epoch % self.config.eval_every_epochs == 0 or epoch == self.config.epochs)
+    def take_step(self) -> None:
+        """Train on the next global batch; nothing here waits for the device."""
+        step, progress = self.progress.step, self.progress
+        if self._batches is None:  # one row of batches for the whole run: an epoch's first are ready when it begins
+            self._batches = self.parts.batches(step, self.timetable.total_steps)
+        real_rows = self.parts.sampler.real_rows(step)
+        self.parts.step(self._batches, step=step, real_rows=real_rows, rate=self.rate(step))
+        progress.step, progress.clips = step + 1, progress.clips + real_rows
+        self._gauges.clips += real_rows
+        self.parts.after_step()
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step; steps known to have been skipped do not move the schedule."""
+        moved = step - self.progress.skipped_steps
+        shape = learning_rate(moved, self.train, steps_per_epoch=self.timetable.steps_per_epoch)
+        return self.progress.rate_factor * shape
+
+    def log(self) -> None:
+        """Read the figures back from the device and show them; here the ranks agree on whether to stop."""
+        progress, rate = self.progress, self.rate(self.progress.step - 1)
+        out_of_time = progress.out_of_time(self.train.max_minutes)
+        figures = self.parts.step.read(stop=self.parts.stop_asked(), out_of_time=out_of_time)
+        self._stopping, self._out_of_time = figures.stop, figures.out_of_time
+        interval = self._gauges.take(figures.loss)
+        progress.train_s += interval.time_s
+        progress.skipped_steps += figures.skipped_steps
+        reading = self._gauges.reading(figures, interval, rate=rate, skipped_steps=progress.skipped_steps)
+        self._track(record(reading))
+        self.parts.display.update(progress.step, reading)
+        if figures.bad_steps_in_row >= self.train.max_bad_steps:
+            self._go_back(figures.bad_steps_in_row, rate)
+
+    def validate(self) -> None:
+        """Evaluate on the validation split, save, and note if this is the best so far."""
+        parts, progress = self.parts, self.progress
+        parts.display.busy("validating")
+        model = parts.evaluated_model()
+        val = parts.validate(model) if parts.validate else None
+        raw = parts.validate(parts.raw_model()) if parts.validate and parts.raw_model else None
+        test = parts.test(model) if parts.test else None
+        is_best = self._note(val)
+        self._track(_record(val=val, val_raw=raw, test=test))
+        self._save(is_best)
+        train_loss, time_s = self._gauges.take_stretch()
+        parts.display.validated(
+            progress.step,
+            train_loss=train_loss,
+            val_loss=val.loss if val else None,
+            val_accuracy=val.accuracy if val else None,
+            raw_accuracy=raw.accuracy if raw else None,
+            test_accuracy=test.accuracy if test else None,
+            is_best=is_best,
+            learning_rate=self.rate(progress.step - 1),
+            time_s=time_s,
+        )
 
     def close(self) -> None:
         """Stop making batches ahead."""
@@ -115,140 +151,68 @@ class Loop:
             self._batches.close()
             self._batches = None
 
-    def train_until(self, last: int) -> None:
-        """Take the steps up to, and without, step `last`; fewer if asked to stop."""
-        if self._batches is None:  # one row of batches for the whole run: an epoch's first are ready when it begins
-            self._batches = self.parts.worker.batches(self.progress.step, max(self.total_steps, last))
-        self._interval.restart()
-        for step in range(self.progress.step, last):
-            real_rows = self.parts.sampler.real_rows(step)
-            self.parts.step(self._batches, step=step, real_rows=real_rows, rate=self.rate(step))
-            self.progress.step = step + 1
-            self.progress.clips += real_rows
-            self._interval.clips += real_rows
-            save = self._due(self.config.save_every_steps) and step + 1 < last
-            if self._due(self.config.log_every_steps) or save or step + 1 == last:
-                self._log()
-            if self._stopping:
-                break
-            if save:
-                self.parts.save(self.progress, False)
-                self._interval.restart()  # the time of a save is not training time
+    def _try_out(self) -> None:
+        """Validate on one batch and save, before hours are spent: mistakes are to show now."""
+        if self.at_end:
+            return
+        self.parts.display.busy("trying out validation")
+        if self.parts.validate:
+            self.parts.validate(self.parts.evaluated_model(), steps=1)
+        if self.progress.step == 0:
+            self._save(is_best=False)
+        self._gauges.restart()
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        return learning_rate(step, self.config, steps_per_epoch=self.steps_per_epoch)
-
-    def _log(self) -> None:
-        figures = self.parts.step.read(self.parts.stop_asked())
-        self._stopping = figures.stop
-        interval_s, wait_s, clips = self._interval.restart()
-        self.progress.train_s += interval_s
-        self._epoch.add(figures.loss, clips)
-        rate = self.rate(self.progress.step - 1)
-        record = {
-            "train/loss": figures.loss,
-            "train/accuracy": figures.accuracy,
-            "train/learning_rate": rate,
-            "train/gradient_norm": figures.gradient_norm,
-            "train/skipped_steps": figures.skipped_steps,
-            "perf/clips_per_s": clips / interval_s,
-            "perf/data_wait_share": wait_s / interval_s,
-        }
-        self.parts.tracker.log({**self._place(), **record})
-        self.parts.display.update(
-            self.progress.step,
-            epoch=(self.progress.step - 1) // self.steps_per_epoch + 1,
-            loss=figures.loss,
-            accuracy=figures.accuracy,
-            learning_rate=rate,
-            clips_per_s=clips / interval_s,
-            data_wait_share=wait_s / interval_s,
-        )
-        if figures.bad_steps_in_row >= self.config.max_bad_steps:
-            raise TrainingError(self._bad_steps_sentence(figures, rate))
-
-    def validate(self, epoch: int, started_s: float) -> None:
-        """Evaluate on the validation split, save, and note if this is the best so far."""
-        model = self.parts.evaluated_model()
-        evaluation = self.parts.validate(model) if self.parts.validate else None
-        test = self.parts.test(model) if self.parts.test else None
-        is_best = self._note_if_best(evaluation)
+    def _save(self, is_best: bool) -> None:
         self.parts.save(self.progress, is_best)
-        record = {}
-        for split, result in (("val", evaluation), ("test", test)):
-            if result:
-                record |= {f"{split}/loss": result.loss, f"{split}/accuracy": result.accuracy}
-        if record:
-            self.parts.tracker.log({**self._place(), **record})
-        self.parts.display.epoch_row(
-            epoch,
-            train_loss=self._epoch.take(),
-            val_loss=evaluation.loss if evaluation else None,
-            val_accuracy=evaluation.accuracy if evaluation else None,
-            test_accuracy=test.accuracy if test else None,
-            is_best=is_best,
-            learning_rate=self.rate(self.progress.step - 1),
-            time_s=time.monotonic() - started_s,
-        )
+        self._gauges.restart()  # the time of validation and saving is not training time
 
-    def _note_if_best(self, evaluation: Evaluation | None) -> bool:
-        progress = self.progress
-        is_best = evaluation is None or progress.is_better(evaluation)
-        if is_best:
+    def _note(self, val: Evaluation | None) -> bool:
+        """Take a validation down; return whether it is the best. Without any, the newest weights are."""
+        progress, by = self.progress, self.train.best_by
+        progress.validated_step = progress.step
+        if val is None:
             progress.best_step = progress.step
-        if evaluation and is_best:
-            progress.best_accuracy, progress.best_loss = evaluation.accuracy, evaluation.loss
+            return True
+        figures = val.figures(self.parts.words)
+        is_best = progress.is_better(figures, by)
+        if is_best:
+            progress.note_best(figures, by)
         return is_best
 
-    def _due(self, every_steps: int) -> bool:
-        return every_steps > 0 and self.progress.step % every_steps == 0
+    def _stops_at_once(self) -> bool:
+        """Whether a stop was asked for and nobody has to be asked; several ranks agree when figures are read."""
+        return self.parts.alone and self.parts.stop_asked()
 
-    def _place(self) -> dict[str, Any]:
-        return {"step": self.progress.step, "clips_seen": self.progress.clips, "time_s": self.progress.train_s}
-
-    def _bad_steps_sentence(self, figures: StepFigures, rate: float) -> str:
+    def _go_back(self, bad_steps: int, rate: float) -> None:
+        """Take up the newest checkpoint at a lower rate, once; then, or if that is not wanted, give up."""
         self.close()  # nobody else draws meanwhile
-        step = self.progress.step - 1
-        batch = self.parts.worker.draw_numbers(step)
-        keys = [self.parts.store.rows.keys[clip] for clip in self.parts.sampler.draws(batch).clip[:8]]
-        return (
-            f"{figures.bad_steps_in_row} steps in a row, up to step {step}, had a loss or gradient that is not finite,"
-            f" at learning rate {rate:.3g}; the last batch began with {', '.join(keys)}: lower --train.learning_rate,"
-            " set --train.clip_norm, or look at those clips; the last checkpoint is kept"
+        last = self.progress.step - 1
+        steps = f"steps {last - bad_steps + 1} to {last}" if bad_steps > 1 else f"step {last}"
+        happened = f"{steps} had a loss or gradient that is not finite, at learning rate {rate:.3g}"
+        if self.progress.rollbacks or not self.train.rollback_factor:
+            raise TrainingError(
+                f"{happened}; the last batch began with {', '.join(self.parts.first_keys(last))}: lower"
+                " --train.learning_rate, set --train.clip_norm, or look at those clips; the last checkpoint is kept"
+            )
+        self.parts.go_back(self.progress)
+        self.parts.step.forgive()
+        self._gauges.restart()
+        self._gauges.take_stretch()  # what it comes from is void
+        self.parts.display.warn(
+            f"{happened}: back to step {self.progress.step}, and on at {self.train.rollback_factor:g} of the rate"
         )
 
-
-class _Interval:
-    """What went by since the last log point."""
-
-    def __init__(self, worker: DeviceWorker) -> None:
-        self._worker = worker
-        self.clips = 0
-        self.restart()
-
-    def restart(self) -> tuple[float, float, int]:
-        """Start anew; return seconds, of which waiting for data, and clips since the last start.
-
-        Exact where the device has just been waited for, as it is when figures are read.
-        """
-        now_s, wait_s, clips = time.perf_counter(), self._worker.wait_s, self.clips
-        passed_s = now_s - getattr(self, "_started_s", now_s)
-        waited_s = wait_s - getattr(self, "_wait_s", 0.0)
-        self._started_s, self._wait_s, self.clips = now_s, wait_s, 0
-        return passed_s, waited_s, clips
+    def _track(self, figures: dict[str, Any]) -> None:
+        place = {"step": self.progress.step, "clips_seen": self.progress.clips, "time_s": self.progress.train_s}
+        if figures:
+            self.parts.tracker.log({**place, **figures})
 
 
-class _Mean:
-    """A mean over clips, emptied when taken."""
-
-    def __init__(self) -> None:
-        self._sum, self._clips = 0.0, 0
-
-    def add(self, value: float, clips: int) -> None:
-        self._sum, self._clips = self._sum + value * clips, self._clips + clips
-
-    def take(self) -> float:
-        mean = self._sum / self._clips if self._clips else math.nan
-        self._sum, self._clips = 0.0, 0
-        return mean
+def _record(**evaluations: Evaluation | None) -> dict[str, float]:
+    """Return the figures of the splits that were evaluated, as they are tracked."""
+    return {
+        f"{split}/{name}": getattr(result, name)
+        for split, result in evaluations.items()
+        if result
+        for name in ("loss", "accuracy")
+    }

@@ -1,6 +1,7 @@
 """The parts of one job that are built once it is known where it goes on."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from kws_dist.tracking import Tracker
 from kws_dist.training.buffers import average_buffers
 from kws_dist.training.draws import class_weights
 from kws_dist.training.front_end import evaluation_front_end, training_front_end
+from kws_dist.training.going_back import go_back
+from kws_dist.training.graphed import GraphedStep, check_graphed
 from kws_dist.training.loop import Parts
 from kws_dist.training.losses import LabelLoss
 from kws_dist.training.saving import save
@@ -23,38 +26,54 @@ if TYPE_CHECKING:
     from kws_dist.training.session import Job
 
 
-def parts_of(job: "Job", stop: StopRequest, tracker: Tracker, display: Display) -> Parts:
+def parts_of(
+    job: "Job",
+    stop: StopRequest,
+    tracker: Tracker,
+    display: Display,
+    *,
+    after_step: Callable[[], None] = lambda: None,
+) -> Parts:
     """Build what the loop works with; the model is wrapped for several ranks here."""
-    config, learner = job.config, job.learner
-    front_end = training_front_end(config, job.data, learner.statistics, job.teacher)
+    config, learner, device = job.config, job.learner, job.accelerator.device
+    front_end = training_front_end(config, job.data, learner.statistics, job.teacher).to(device)
+    if config.train.compile:
+        front_end.features.compile()  # augmentation stays as it is: compiled, it would round otherwise
     store = job.data.stores["train"]
-    device = job.accelerator.device
+    worker = DeviceWorker(store, job.sampler, front_end, job.batch_slice, device)
+    graphed = config.train.cuda_graph
+    if graphed:
+        check_graphed(config.train, device, store)
+    step = _train_step(job, wrapped=not graphed)
     return Parts(
-        step=_train_step(job),
-        worker=DeviceWorker(store, job.sampler, front_end.to(device), job.batch_slice, device),
+        step=GraphedStep(step, worker, learner, world=job.accelerator.num_processes) if graphed else step,
+        batches=worker.drawn if graphed else worker.batches,
+        worker=worker,
         sampler=job.sampler,
-        store=store,
-        validate=evaluator(job, "val"),
-        test=evaluator(job, "test") if config.train.test_each_epoch else None,
-        evaluated_model=partial(_evaluated_model, job),
-        save=partial(save, job),
+        words=job.data.dataset.words,
+        device=device,
+        alone=job.accelerator.num_processes == 1,
+        validate=evaluator_of(job, "val") if "val" in job.data.stores else None,
+        test=evaluator_of(job, "test") if config.train.test_each_epoch and "test" in job.data.stores else None,
+        evaluated_model=partial(_agreed, job, learner.evaluated),
+        raw_model=partial(_agreed, job, learner.model) if learner.average else None,
+        save=partial(save, job, tracker),
+        go_back=partial(go_back, job, tracker),
+        first_keys=partial(_first_keys, job, worker),
         stop_asked=lambda: stop.asked,
+        after_step=after_step,
         tracker=tracker,
         display=display,
     )
 
 
-def _train_step(job: "Job") -> TrainStep:
+def _train_step(job: "Job", *, wrapped: bool) -> TrainStep:
     train, device = job.config.train, job.accelerator.device
     if train.compile:
         job.learner.model.compile()
-    with warnings.catch_warnings():
-        # torch renames this option; accelerate has only the old name, and older torch knows no other.
-        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        prepared = job.accelerator.prepare_model(job.learner.model)
     weights = class_weights(job.config, job.data.stores["train"].rows, job.data.dataset.words)
     return TrainStep(
-        prepared,
+        _wrapped(job) if wrapped else job.learner.model,
         job.learner.optimizer,
         job.accelerator,
         seed=job.config.seed,
@@ -66,14 +85,21 @@ def _train_step(job: "Job") -> TrainStep:
         accumulate=train.accumulate,
         clip_norm=train.clip_norm,
         average=job.learner.average,
+        norm_statistics=job.learner.norm_statistics,
         teacher=job.teacher.teacher.to(device) if job.teacher else None,
     )
 
 
-def evaluator(job: "Job", split: str) -> Evaluator | None:
-    """Return an evaluator of a split, or None if the data have no such split."""
-    if split not in job.data.stores:
-        return None
+def _wrapped(job: "Job") -> torch.nn.Module:
+    """Return the model as the accelerator prepares it, for several ranks."""
+    with warnings.catch_warnings():
+        # torch renames this option; accelerate has only the old name, and older torch knows no other.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        return job.accelerator.prepare_model(job.learner.model)
+
+
+def evaluator_of(job: "Job", split: str) -> Evaluator:
+    """Return an evaluator of a split that the data have."""
     rate_hz = job.data.dataset.sample_rate_hz
     front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics)
     return Evaluator(
@@ -84,6 +110,13 @@ def evaluator(job: "Job", split: str) -> Evaluator | None:
     )
 
 
-def _evaluated_model(job: "Job") -> torch.nn.Module:
-    average_buffers(job.learner.evaluated, job.accelerator)
-    return job.learner.evaluated
+def _agreed(job: "Job", model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model of this rank with the same statistics as on all ranks."""
+    average_buffers(model, job.accelerator)
+    return model
+
+
+def _first_keys(job: "Job", worker: DeviceWorker, step: int) -> list[str]:
+    """Return the keys of the first clips of a step."""
+    draws = job.sampler.draws(worker.draw_numbers(step)[:8])
+    return [job.data.stores["train"].rows.keys[clip] for clip in draws.clip]

@@ -2,37 +2,69 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor
 
+from kws_dist.config import TrainConfig
 from kws_dist.data.share import Share
 from kws_dist.errors import DataError, UsageError
+from kws_dist.process import has_fast_bf16
 from kws_dist.training.data import Ranks
 
 T = TypeVar("T")
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """Set up the process group and the precision (`auto`, `fp32`, `bf16` or `fp16`).
+def make_accelerator(train: TrainConfig) -> Accelerator:
+    """Set up the process group, the precision, and how gradients are summed over the processes.
 
     DDP does not broadcast batch-norm statistics at each step; `average_buffers` treats them when it matters.
     """
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    precision = _resolved(precision)
+    if train.compress_gradients and not torch.cuda.is_available():
+        raise UsageError("--train.compress_gradients needs GPUs, whose NCCL sums bf16: leave it out")
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=train.bucket_mb,  # pyright: ignore[reportArgumentType]  (DDP takes fractions)
+        static_graph=train.accumulate == 1,  # between no_sync and a summing step the graph of hooks differs
+        comm_hook=DDPCommunicationHookType.BF16 if train.compress_gradients else DDPCommunicationHookType.NO,
+    )
+    precision = _resolved(train.precision)
+    _set_tf32(train.tf32 and precision == "fp32")  # others gain nothing, and features would have to avoid it
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+
+
+def for_this_machine(train: TrainConfig) -> TrainConfig:
+    """Return settings to use a trained model with: fp16 needs a GPU, and fp32 gives the same answers without one."""
+    needs_gpu = train.precision == "fp16" and not torch.cuda.is_available()
+    return replace(train, precision="fp32") if needs_gpu else train
 
 
 def _resolved(wanted: str) -> str:
     has_gpu = torch.cuda.is_available()
     if wanted == "auto":
-        return "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "fp32"
+        has_bf16 = torch.cuda.is_bf16_supported() if has_gpu else has_fast_bf16()
+        return "bf16" if has_bf16 else "fp32"
     if wanted == "fp16" and not has_gpu:
         raise UsageError("--train.precision fp16 needs a GPU: choose fp32 or bf16")
     return wanted
+
+
+def _set_tf32(wanted: bool) -> None:
+    """Let float32 products round to TF32, or not; the front end does not let its own (`frontend.precise`)."""
+    precision = "tf32" if wanted else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    for operations in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn):
+        operations.fp32_precision = precision
 
 
 def ranks_for_data(accelerator: Accelerator) -> Ranks:

@@ -9,7 +9,8 @@ from kws_dist.errors import DataError, UsageError
 from kws_dist.run import RunFolder
 from kws_dist.training import checkpoint
 from kws_dist.training.checkpoint import Checkpoint
-from kws_dist.training.loop import Progress
+from kws_dist.training.progress import Progress
+from kws_dist.training.timetable import Timetable
 
 FINISHED = "finished"
 
@@ -38,9 +39,10 @@ def where(
     run.check_same_settings(config)
     if found is None:
         return None
-    train, progress = config.train, Progress(**found.state["progress"])
-    reached_end = progress.step >= train.epochs * steps_per_epoch
-    reached_end |= progress.out_of_patience(train.patience_epochs * steps_per_epoch)
+    timetable, progress = Timetable(config.train, steps_per_epoch), Progress(**found.state["progress"])
+    reached_end = progress.step >= timetable.total_steps
+    reached_end |= progress.out_of_patience(timetable.patience_steps)
+    reached_end |= progress.out_of_time(config.train.max_minutes)
     return FINISHED if run.status() == "finished" and reached_end else str(found.path)
 
 

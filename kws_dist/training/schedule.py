@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from kws_dist.config import TrainConfig
+from kws_dist.training.timetable import run_length
 
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000
 
@@ -20,7 +21,7 @@ def learning_rate(step: int, train: TrainConfig, *, steps_per_epoch: int) -> flo
     - one_cycle: Smith and Topin, arXiv 1708.07120, with two cosines as torch's OneCycleLR; momentum is not cycled;
     - constant.
     """
-    total, warmup = train.epochs * steps_per_epoch, round(train.warmup_epochs * steps_per_epoch)
+    total, warmup = run_length(train, steps_per_epoch), round(train.warmup_epochs * steps_per_epoch)
     if train.schedule == "one_cycle":
         return train.learning_rate * _one_cycle(step, warmup, total)
     if step < warmup:

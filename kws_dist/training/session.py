@@ -2,10 +2,12 @@
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -16,24 +18,30 @@ from kws_dist.data.plans import lane_planner
 from kws_dist.data.sampler import Sampler
 from kws_dist.data.stream_store import StreamStore
 from kws_dist.display import Display, silent
-from kws_dist.errors import UsageError
+from kws_dist.errors import TrainingError, UsageError
+from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.frontend import augment_settings, feature_settings
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.latency import Speed, measure
 from kws_dist.run import RunFolder
-from kws_dist.tracking import MetricsFile, Sink, Tracker, Wandb
+from kws_dist.tracking import Tracker, check_tracking, sinks_of
 from kws_dist.training import checkpoint, report, resume
 from kws_dist.training.check import check
 from kws_dist.training.data import Data, open_data
 from kws_dist.training.draws import training_sampler
 from kws_dist.training.dry_run import rehearse
 from kws_dist.training.front_end import evaluation_front_end, training_statistics
+from kws_dist.training.going_back import take_up
 from kws_dist.training.learner import Learner, build_learner
-from kws_dist.training.loop import Loop, Progress
-from kws_dist.training.parts import evaluator, parts_of
+from kws_dist.training.loop import Loop
+from kws_dist.training.mirroring import mirror_results
+from kws_dist.training.parts import evaluator_of, parts_of
+from kws_dist.training.profile import Profiler
+from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0, ranks_for_data
 from kws_dist.training.stop import StopRequest
 from kws_dist.training.teaching import Lesson, open_teacher
+from kws_dist.training.timetable import run_length
 from kws_dist.training.transfer import open_source
 
 _SPEED_BUDGET_S = 0.2  # a run ends with it, and is not to wait for it
@@ -55,7 +63,7 @@ class Job:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.config.train.epochs * self.sampler.steps_per_epoch
+        return run_length(self.config.train, self.sampler.steps_per_epoch)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -74,6 +82,7 @@ class Job:
 def build_job(config: Config, accelerator: Accelerator) -> Job:
     """Open the data and build the model, the same on every rank."""
     check(config.train)
+    check_tracking(config.tracking)
     batch_slice = BatchSlice(
         global_batch=config.train.global_batch,
         accumulate=config.train.accumulate,
@@ -86,11 +95,7 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
     data = open_data(config.data, accelerator.device, splits, ranks=ranks, warn=accelerator.print)
     if "train" not in data.stores:
         raise UsageError(f"--data.shards {config.data.shards} has no training split; it has {data.dataset.splits}")
-    if config.train.patience_epochs and "val" not in data.stores:
-        raise UsageError(
-            f"--train.patience_epochs {config.train.patience_epochs} ends the training by its validation, and"
-            f" --data.shards {config.data.shards} has no validation split: make shards with one, or pass 0"
-        )
+    _check_validation(config, data)
     feature_settings.check(config.features, data.dataset.sample_rate_hz)
     store = data.stores["train"]
     sampler = training_sampler(config, store.rows, data.dataset.words, streams=data.streams)
@@ -102,6 +107,23 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
     teacher = open_teacher(config, words, rate_hz) if config.train.teacher else None
     run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
     return Job(config, accelerator, data, sampler, batch_slice, learner, teacher, RunFolder(Path(run_dir)))
+
+
+def _check_validation(config: Config, data: Data) -> None:
+    """Refuse what needs a validation split that is not there, or a figure that it does not give."""
+    train, words = config.train, data.dataset.words
+    if train.patience_epochs and "val" not in data.stores:
+        raise UsageError(
+            f"--train.patience_epochs {train.patience_epochs} ends the training by its validation, and"
+            f" --data.shards {config.data.shards} has no validation split: make shards with one, or pass 0"
+        )
+    if "val" in data.stores:
+        clips = np.bincount(data.stores["val"].rows.label, minlength=len(words))
+        known = list(Evaluation(np.diag(clips), loss=0.0).figures(words))
+        if train.best_by not in known:
+            near = get_close_matches(train.best_by, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"choose of {', '.join(known)}"
+            raise UsageError(f"--train.best_by {train.best_by}: validation gives no such figure; {hint}")
 
 
 def run_job(job: Job) -> None:
@@ -125,12 +147,30 @@ def run_job(job: Job) -> None:
         display.startup(rows, changed, job.data.dataset.words)
         for warning in report.warnings(job):
             display.warn(warning)
-        finished = Loop(parts_of(job, stop, tracker, display), job.config.train, progress).run()
-        if finished:
+        if _trained(job, progress, stop, tracker, display):
             conclude(job, progress, tracker, display)
         elif job.accelerator.is_main_process:
             job.run.set_state("stopped", progress.step)
-            display.note(f"stopped at step {progress.step}; the same command goes on from there")
+            report.show_stop(display, job, progress.step)
+
+
+def _trained(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display) -> bool:
+    """Train; return whether the end was reached, and not only a stop."""
+    train = job.config.train
+    with Profiler(train.profile, job.run.path / "profile", display.note, first_step=progress.step) as profiler:
+        parts = parts_of(job, stop, tracker, display, after_step=profiler.step)
+        at_end = Loop(parts, train, progress).run()
+    if at_end and progress.skipped_steps >= progress.step > 0:
+        raise TrainingError(
+            f"all {progress.step} steps had a loss or gradient that is not finite, so nothing was learnt:"
+            " lower --train.learning_rate, or set --train.clip_norm"
+        )
+    if at_end and progress.step < job.total_steps:
+        why = f"validation was no better for {train.patience_epochs} epochs"
+        if progress.out_of_time(train.max_minutes):
+            why = f"--train.max_minutes {train.max_minutes:g} are over"
+        display.note(f"{why}: the training ends at step {progress.step} of {job.total_steps}")
+    return at_end
 
 
 def _dry_run(job: Job) -> None:
@@ -163,9 +203,7 @@ def _take_up(job: Job, console: Console) -> Progress | None:
     if path is None:
         _begin(job, console)
         return Progress()
-    loaded = checkpoint.load(Path(path))
-    job.learner.load(loaded.tensors, loaded.state)
-    progress = Progress(**loaded.state["progress"])
+    progress = take_up(job, Path(path))
     if not checkpoint.best_path(job.run.checkpoints).exists():
         progress.best_step = 0  # it lies in the folder of the run that this one branches off from
     return progress
@@ -196,15 +234,8 @@ def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, 
     job.run.begin(job.config)
     job.run.set_state("running", progress.step)
     display = _display(job, console, progress.step)
-    metrics = MetricsFile(job.run.metrics_file)
-    metrics.truncate_after(progress.step)
-    sinks: list[Sink] = [metrics]
-    tracking = job.config.tracking
-    if tracking.wandb != "disabled":
-        config = asdict(job.config)
-        sinks.append(
-            Wandb(job.run.path, mode=tracking.wandb, config=config, warn=display.warn, project=tracking.project)
-        )
+    settings = asdict(job.config)
+    sinks = sinks_of(job.config.tracking, job.run.path, settings, display.warn, progress.step)
     return display, Tracker(sinks)
 
 
@@ -226,13 +257,17 @@ def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -
     best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
     job.learner.load(best.tensors, best.state)
     model = job.learner.evaluated
-    results = {split: evaluate(model) for split in ("val", "test") if (evaluate := evaluator(job, split))}
+    results, judged = {}, [split for split in ("val", "test") if split in job.data.stores]
+    for split in judged:
+        worst = job.config.tracking.worst_clips if split == judged[-1] else 0
+        results[split] = evaluator_of(job, split)(model, worst=worst)
     if not job.accelerator.is_main_process:
         return
     result = report.summary(results, job, progress)
     result["inference"] = asdict(_inference_speed(job))
     job.run.write_result(result)
     report.draw_plots(job.run, results, job.data.dataset.words, tracker)
+    mirror_results(job, results, tracker)
     job.run.set_state("finished", progress.step)
     tracker.finish(0, {f"{split}/accuracy": evaluation.accuracy for split, evaluation in results.items()})
-    report.show_end(display, job.run, result)
+    report.show_end(display, job, result)

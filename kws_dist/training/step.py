@@ -1,5 +1,6 @@
 """One optimizer step: micro-batches forward and backward, one update, no wait for the device."""
 
+import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from kws_dist import keyed
 from kws_dist.data.workers import Batch
 from kws_dist.training.average import MovingAverage
+from kws_dist.training.buffers import NormStatistics
 from kws_dist.training.losses import LabelLoss, Teacher
 from kws_dist.training.optim import AnyOptimizer
 from kws_dist.training.transfer import frozen_modules
@@ -24,7 +27,7 @@ class StepFigures:
     """What happened since the last reading, over all ranks."""
 
     loss: float
-    """Mean over the clips, as it was minimised."""
+    """Mean over the clips, as it was minimised; those whose loss was not finite are left out, nan if all were."""
     accuracy: float
     """Share of the clips whose own word was the most likely one; lower where clips are mixed."""
     gradient_norm: float
@@ -32,9 +35,11 @@ class StepFigures:
     bad_steps_in_row: int
     """Steps up to now whose loss or gradient was not finite, and that were skipped."""
     skipped_steps: int
-    """All skipped steps of this process's life."""
+    """Skipped steps since the last reading."""
     stop: bool
     """Some rank was asked to stop."""
+    out_of_time: bool
+    """Some rank's time is up."""
 
 
 class TrainStep:
@@ -56,48 +61,64 @@ class TrainStep:
         accumulate: int = 1,
         clip_norm: float = 0.0,
         average: MovingAverage | None = None,
+        norm_statistics: NormStatistics | None = None,
         teacher: Teacher | None = None,
     ) -> None:
         """`model` as prepared by the accelerator; `clip_norm` 0 is no clipping."""
         self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
-        self._loss, self._teacher, self._accumulate = loss or LabelLoss(), teacher, accumulate
+        self._loss, self._teacher, self.accumulate = loss or LabelLoss(), teacher, accumulate
         self._dropout_key = keyed.fold(seed, _DROPOUT, accelerator.process_index)
-        self._clip_norm, self._average = clip_norm, average
+        self._clip_norm, self._average, self._norm_statistics = clip_norm, average, norm_statistics
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._frozen = frozen_modules(model)
         device = accelerator.device
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, rows
         self._norm = torch.zeros((), device=device)
-        self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, ever
+        self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, in all
 
     def __call__(self, micro_batches: Iterable[Batch], *, step: int, real_rows: int, rate: float) -> None:
         """Take optimizer step `step` with learning rate `rate`; `real_rows` is the global batch's true size."""
+        self.begin(rate)
+        taken = 0
+        for micro_step, batch in enumerate(islice(micro_batches, self.accumulate)):
+            taken, last = micro_step + 1, micro_step == self.accumulate - 1
+            self.seed_dropout(step, micro_step)
+            with nullcontext() if last else self._accelerator.no_sync(self._model):
+                self.forward_backward(batch, real_rows)
+        assert taken == self.accumulate, "there is a batch for every micro-step"
+        with record_function("kws/optimizer"):
+            self.update()
+            self._model.zero_grad(set_to_none=True)
+            self.end(step)
+
+    def begin(self, rate: float) -> None:
+        """Make ready for a step."""
         self._model.train()
         for module in self._frozen:
             module.eval()
         for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        taken = 0
-        for micro_step, batch in enumerate(islice(micro_batches, self._accumulate)):
-            taken, last = micro_step + 1, micro_step == self._accumulate - 1
-            self._seed_dropout(step, micro_step)
-            with nullcontext() if last else self._accelerator.no_sync(self._model):
-                self._forward_backward(batch, real_rows)
-        assert taken == self._accumulate, "there is a batch for every micro-step"
-        self._update()
-        if self._average:
-            self._average.update(step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["scale"])
+            else:
+                group["lr"] = rate * group["scale"]
+        if self._norm_statistics:
+            self._norm_statistics.keep()
 
-    def _forward_backward(self, batch: Batch, real_rows: int) -> None:
-        with self._accelerator.autocast():
-            logits = self._model(batch.features)
-        loss = (self._losses(logits.float(), batch) * batch.weights).sum()
+    def forward_backward(self, batch: Batch, real_rows: int | Tensor) -> None:
+        """Add the gradients of a micro-batch, and take down its figures."""
+        with record_function("kws/forward"):
+            with self._accelerator.autocast():
+                logits = self._model(batch.features)
+            loss = (self._losses(logits.float(), batch) * batch.weights).sum()
+        is_finite = loss.detach().isfinite()
         # DDP averages over ranks what should be summed. A loss that is not finite is made to poison the gradient,
         # which all ranks share, so that all of them skip the step.
-        scale = torch.where(loss.detach().isfinite(), self._accelerator.num_processes / real_rows, float("nan"))
-        self._accelerator.backward(loss * scale)
+        scale = torch.where(is_finite, self._accelerator.num_processes / real_rows, float("nan"))
+        with record_function("kws/backward"):
+            self._accelerator.backward(loss * scale)
         correct = ((logits.detach().argmax(1) == batch.labels) * batch.weights).sum()
-        self._sums += torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
+        sums = torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
+        self._sums += torch.where(is_finite, sums, 0.0)
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return what is minimised for each clip `(B,)`: its label's part, and its teacher's, if there is one."""
@@ -109,7 +130,8 @@ class TrainStep:
             answer = self._teacher(batch.teacher_features)
         return torch.lerp(losses, self._teacher.losses(logits, answer), self._teacher.weight)
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Change the weights, unless the gradient is not finite; then nothing at all changes but the counters."""
         scaler = self._accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self._optimizer)  # pyright: ignore[reportArgumentType]
@@ -118,29 +140,43 @@ class TrainStep:
         if self._clip_norm:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, self._norm)
         bad = ~self._norm.isfinite()
-        self._bad = torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad))
+        if self._norm_statistics:
+            self._norm_statistics.restore(bad)
+        self._bad.copy_(torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad)))
         if scaler is not None:
             scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]  (it skips by itself)
             scaler.update()
         else:
             self._optimizer.found_inf = bad.to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
             self._optimizer.step()
-        self._model.zero_grad(set_to_none=True)
 
-    def read(self, stop: bool) -> StepFigures:
+    def end(self, step: int) -> None:
+        """Take the weights after optimizer step `step` into their average."""
+        if self._average:
+            self._average.update(step)
+
+    def read(self, *, stop: bool = False, out_of_time: bool = False) -> StepFigures:
         """Wait for the device, sum the figures over the ranks and start anew. All ranks must call it together.
 
-        `stop`: this rank was asked to stop; carried along, so that all ranks stop at the same step.
+        `stop`, `out_of_time`: what this rank has met; carried along, so that all ranks stop at the same step.
         """
-        asked = torch.tensor([stop], dtype=torch.float64, device=self._sums.device)
-        sums = self._accelerator.reduce(torch.cat((self._sums, asked)), "sum")
+        met = torch.tensor([stop, out_of_time], dtype=torch.float64, device=self._sums.device)
+        sums = self._accelerator.reduce(torch.cat((self._sums, met)), "sum")
         assert isinstance(sums, Tensor)
-        loss, correct, rows, asked_ranks = sums.tolist()
-        in_row, ever = self._bad.tolist()
+        loss, correct, rows, stops, times_up = sums.tolist()
+        in_row, skipped = self._bad.tolist()
         self._sums.zero_()
-        return StepFigures(loss / rows, correct / rows, self._norm.item(), in_row, ever, asked_ranks > 0)
+        self._bad[1] = 0
+        share = (loss / rows, correct / rows) if rows else (math.nan, math.nan)
+        return StepFigures(*share, self._norm.item(), in_row, skipped, stops > 0, times_up > 0)
 
-    def _seed_dropout(self, step: int, micro_step: int) -> None:
+    def forgive(self) -> None:
+        """Start all figures anew."""
+        self._sums.zero_()
+        self._bad.zero_()
+
+    def seed_dropout(self, step: int, micro_step: int) -> None:
+        """Make what is random inside the model a function of the place in the run."""
         key = keyed.fold(self._dropout_key, step, micro_step)
         torch.default_generator.manual_seed(key & (2**63 - 1))
         if self._accelerator.device.type == "cuda":

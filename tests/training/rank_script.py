@@ -14,7 +14,7 @@ from kws_dist.config import parse
 from kws_dist.data.workers import Batch
 from kws_dist.display import silent
 from kws_dist.tracking import Tracker
-from kws_dist.training.parts import evaluator, parts_of
+from kws_dist.training.parts import evaluator_of, parts_of
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.session import build_job
 from kws_dist.training.stop import StopRequest
@@ -26,7 +26,7 @@ def main() -> None:
     folder, settings = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     config = parse(settings)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train)
     job = build_job(config, accelerator)
     parts = parts_of(job, StopRequest(), Tracker([]), silent())
     drawn: list[np.ndarray] = []
@@ -45,9 +45,7 @@ def main() -> None:
     rank = accelerator.process_index
     np.savez(folder / f"draws-{accelerator.num_processes}-{rank}.npz", drawn=np.concatenate(drawn, axis=1))
     save_file(weights, folder / f"weights-{accelerator.num_processes}-{rank}.safetensors")
-    evaluate = evaluator(job, "test")
-    assert evaluate is not None
-    confusion = evaluate(parts.evaluated_model()).confusion
+    confusion = evaluator_of(job, "test")(parts.evaluated_model()).confusion
     buffers = [b.double().sum().item() for b in job.learner.evaluated.buffers()]
     np.savez(
         folder / f"figures-{accelerator.num_processes}-{rank}.npz",

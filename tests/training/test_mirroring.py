@@ -16,7 +16,7 @@ from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.evaluation.worst import WorstClip
 from kws_dist.tracking import Tracker, sinks_of
 from kws_dist.training.mirroring import mirror_checkpoint, mirror_results
-from kws_dist.training.parts import evaluator
+from kws_dist.training.parts import evaluator_of
 from kws_dist.training.session import Job
 
 MIRRORS = ("--tracking.wandb", "offline", "--tracking.tensorboard", "--tracking.checkpoints")
@@ -46,11 +46,7 @@ def job(tiny_dataset: Path, tmp_path: Path) -> Iterator[Job]:
 
 def results_of(job: Job, worst: int) -> dict[str, Evaluation]:
     """Evaluate a model that has learnt nothing."""
-    return {
-        split: evaluate(job.learner.model, worst=worst)
-        for split in ("val", "test")
-        if (evaluate := evaluator(job, split))
-    }
+    return {split: evaluator_of(job, split)(job.learner.model, worst=worst) for split in ("val", "test")}
 
 
 def listed(job: Job) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kws_dist.config import TrainConfig
 from kws_dist.data.sampler import BatchSlice, ClassBalancedDistributedSampler, Draws, ExactlyOnceSampler, Sampler
 from kws_dist.data.workers import Batch
 from kws_dist.training.average import MovingAverage
+from kws_dist.training.buffers import NormStatistics
 from kws_dist.training.losses import LabelLoss
 from kws_dist.training.optim import build_optimizer
 from kws_dist.training.step import TrainStep
@@ -94,10 +96,11 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted(optimizer: s
     assert all(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
     figures = step.read(stop=False)
     assert (figures.bad_steps_in_row, figures.skipped_steps) == (2, 2)
+    assert np.isnan(figures.loss)
     step([stream[1]], step=2, real_rows=24, rate=0.1)
     assert not any(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
     figures = step.read(stop=False)
-    assert (figures.bad_steps_in_row, figures.skipped_steps) == (0, 2)
+    assert (figures.bad_steps_in_row, figures.skipped_steps) == (0, 0)
     assert np.isfinite(figures.loss)
 
 
@@ -112,6 +115,68 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(optimizer: str) -> None:
     step([bad], step=0, real_rows=24, rate=0.1)
     step([good], step=1, real_rows=24, rate=0.1)
     assert same_weights(clean, after_bad, 0.0)
+
+
+def test_a_step_that_is_not_finite_leaves_batch_norm_as_it_was() -> None:
+    sampler = ClassBalancedDistributedSampler(LABELS, seed=0, global_batch=24)
+    good = next(batches(sampler, 1, 1))
+    bad = Batch(good.features * float("nan"), good.labels, good.weights, good.draws)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(48, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    statistics = NormStatistics(model)
+    step = TrainStep(
+        model, build_optimizer(model, TrainConfig()), Accelerator(cpu=True), seed=0, norm_statistics=statistics
+    )
+    step([good], step=0, real_rows=24, rate=0.1)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    assert any(not torch.equal(buffer, torch.zeros_like(buffer)) for buffer in before.values())
+    step([bad], step=1, real_rows=24, rate=0.1)
+    assert all(torch.equal(buffer, model.get_buffer(name)) for name, buffer in before.items())
+    step([good], step=2, real_rows=24, rate=0.1)
+    assert not any(torch.equal(buffer, model.get_buffer(name)) for name, buffer in before.items())
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_changes_no_weight_for_mixed_clips_and_weighted_losses(accumulate: int) -> None:
+    sampler = ExactlyOnceSampler(CLIPS, seed=0, global_batch=24)
+    share = torch.rand(CLIPS, generator=torch.Generator().manual_seed(3))
+    loss = LabelLoss(label_smoothing=0.1, focal_gamma=2.0, class_weights=torch.tensor([0.2, 1.0, 3.0]))
+
+    def trained(parts: int) -> nn.Module:
+        model = small_model()
+        optimizer = build_optimizer(model, TrainConfig())
+        step = TrainStep(model, optimizer, Accelerator(cpu=True), seed=0, loss=loss, accumulate=parts, clip_norm=0.5)
+        mixed = (
+            replace(one, partner_labels=one.labels.flip(0) * 0 + 1, partner_share=share[one.draws.clip])
+            for one in batches(sampler, parts, 10)
+        )
+        for number in range(10):
+            step(mixed, step=number, real_rows=sampler.real_rows(number), rate=0.1)
+        return model
+
+    assert same_weights(trained(1), trained(accumulate), 1e-6)
+
+
+def test_an_overflow_of_scaled_gradients_is_skipped_and_lowers_the_scale() -> None:
+    """fp16's scaler, whose arithmetic a CPU has as well."""
+    sampler = ClassBalancedDistributedSampler(LABELS, seed=0, global_batch=24)
+    model, accelerator = small_model(), Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    step = TrainStep(model, build_optimizer(model, TrainConfig()), accelerator, seed=0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    loud = (replace(one, features=one.features * 100.0) for one in batches(sampler, 1, 200))
+    skipped = 0
+    for number in range(200):
+        step(loud, step=number, real_rows=24, rate=0.1)
+        figures = step.read()
+        skipped += figures.skipped_steps
+        if not figures.skipped_steps:
+            break
+        assert all(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
+    assert skipped > 0
+    assert accelerator.scaler.get_scale() == 2.0 ** (127 - skipped)
+    assert figures.gradient_norm < 1e6  # of the gradient itself, not of the scaled one
+    assert not any(torch.equal(now, was) for now, was in zip(model.parameters(), before, strict=True))
 
 
 def test_dropout_depends_on_the_step_and_not_on_what_ran_before() -> None:

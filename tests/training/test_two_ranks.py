@@ -18,7 +18,7 @@ SCRIPT = "tests/training/rank_script.py"
 # One process takes two micro-batches where two processes take one each, so that batch norm sees the same clips.
 # No dropout, whose masks depend on the rank.
 SETTINGS = ("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.0")
-SETTINGS += ("--train.global_batch", "12")
+SETTINGS += ("--train.global_batch", "12", "--train.precision", "fp32")
 
 
 @pytest.fixture(scope="module", params=["balanced", "exactly_once"])
@@ -49,6 +49,39 @@ def test_steps_give_the_same_weights_within_float_tolerance(records: Path, steps
         for name, weight in alone.items():
             if name.startswith(f"{steps}."):
                 np.testing.assert_allclose(together[name], weight, atol=2e-5, err_msg=name)
+
+
+WITHOUT_BATCH_NORM = ("--model.name", "kwt")
+WITH_BATCH_NORM = (*SETTINGS[:-4], "--train.sync_batchnorm")
+CUT_UP = {
+    # batch norm of one process is over a micro-batch, so synced batch norm has to see as many clips at a time
+    "without batch norm": (WITHOUT_BATCH_NORM, [(1, 1), (1, 4), (2, 2)]),
+    "synced batch norm": (WITH_BATCH_NORM, [(1, 2), (2, 2)]),
+}
+
+
+@pytest.mark.parametrize("what", CUT_UP)
+@pytest.mark.parametrize("balance", ["1", "0"])
+def test_a_global_batch_teaches_the_same_however_it_is_cut_up(
+    tiny_dataset: Path, tmp_path: Path, what: str, balance: str
+) -> None:
+    settings, cuts = CUT_UP[what]
+    settings += ("--data.shards", str(tiny_dataset), "--data.balance", balance, *SETTINGS[-4:])
+    settings += ("--augment.mixup_probability", "0.5", "--train.label_smoothing", "0.1", "--train.clip_norm", "1.0")
+    learnt = []
+    for world, accumulate in cuts:
+        folder = tmp_path / f"{world}-{accumulate}"
+        folder.mkdir()
+        words = (folder, *settings, "--train.accumulate", str(accumulate))
+        run(python(SCRIPT, *words) if world == 1 else two_ranks(SCRIPT, *words))
+        learnt.append(load_file(folder / f"weights-{world}-0.safetensors"))
+        buffers = [np.load(folder / f"figures-{world}-{rank}.npz")["buffers"] for rank in range(world)]
+        assert all(np.array_equal(buffers[0], other) for other in buffers)
+    moved = [name for name in learnt[0] if name.startswith("1.")]
+    assert any(not np.allclose(learnt[0][name], learnt[0][name.replace("1.", "10.", 1)], atol=1e-3) for name in moved)
+    for other in learnt[1:]:
+        for name, weight in other.items():
+            np.testing.assert_allclose(weight, learnt[0][name], atol=5e-5, err_msg=name)
 
 
 def test_muon_moves_the_same_kernels_on_two_ranks_as_on_one(tiny_dataset: Path, tmp_path: Path) -> None:

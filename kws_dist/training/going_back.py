@@ -1,0 +1,44 @@
+"""Taking up an earlier checkpoint in the middle of a run, when the numbers have gone wrong."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kws_dist.errors import DataError
+from kws_dist.tracking import Tracker
+from kws_dist.training import checkpoint
+from kws_dist.training.progress import Progress
+from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.saving import save
+
+if TYPE_CHECKING:
+    from kws_dist.training.session import Job
+
+
+def take_up(job: "Job", path: Path) -> Progress:
+    """Load a checkpoint into the job, and return how far it was."""
+    loaded = checkpoint.load(path)
+    job.learner.load(loaded.tensors, loaded.state)
+    scaler, stored = job.accelerator.scaler, loaded.state["scaler"]
+    if scaler and stored:
+        scaler.load_state_dict(stored)
+    return Progress(**loaded.state["progress"])
+
+
+def go_back(job: "Job", tracker: Tracker, progress: Progress) -> None:
+    """Put the job and `progress` back to the newest checkpoint, at a lower rate, and save that at once.
+
+    So whoever resumes this run knows that it went back. All ranks must call it together.
+    """
+    path = on_rank_0(job.accelerator, lambda: str(_newest(job)))
+    vars(progress).update(vars(take_up(job, Path(path))))
+    progress.rollbacks += 1
+    progress.rate_factor *= job.config.train.rollback_factor
+    tracker.rewind(progress.step)
+    save(job, tracker, progress, False)
+
+
+def _newest(job: "Job") -> Path:
+    found = checkpoint.newest(job.run.checkpoints, on_skip=lambda _: None)
+    if found is None:
+        raise DataError(f"{job.run.checkpoints} holds no checkpoint that is whole, to go back to")
+    return found.path

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -201,7 +202,10 @@ def communication() -> list[dict[str, Any]]:
 
 def show(result: list[dict[str, Any]]) -> None:
     """Print the figures as a table, with a line for each number of GPUs."""
-    table = Table(title=f"summing gradients on H200s: a model; steps of {CLIPS_PER_GPU} clips a GPU, at its limits")
+    table = Table(
+        title=f"summing gradients on H200s: a model; steps of {CLIPS_PER_GPU} clips a GPU, at its limits",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("model", no_wrap=True)
     times = ("all-reduce\nµs", "in bf16\nµs", "step\nms")
     for heading in ("gradient\nMB", "GPUs", *times, "efficiency", f"{_GOAL:.0%} from\nms", "from\nclips"):

@@ -6,6 +6,7 @@
     python tools/bench.py pipeline
     python tools/bench.py shards
     python tools/bench.py scaling
+    python tools/bench.py ddp --config configs/bcresnet1.yaml
 
 `train`: the training loop (draws, gather, augmentation, features, model, optimizer, logging) against a bare loop of
 the same front end, model and optimizer on one batch that is already there, and the share of the time in which it
@@ -24,6 +25,9 @@ core, and the shards are verified. The files lie in $TMPDIR.
 
 `scaling`: memory and time to the first batch for data and numbers of ranks larger than any, and a model of what
 summing gradients costs on 8, 64 and 512 GPUs.
+
+`ddp`: a training step on several processes (one for each GPU, or two on a CPU) with and without DDP's wrapper, with and
+without summing gradients, in buckets of several sizes and in bf16. It starts the processes itself.
 
 What is compared takes turns in one process, so that a machine whose speed drifts is equally fast for all; figures are
 medians over the rounds, ratios medians of each turn's ratio.
@@ -44,6 +48,7 @@ from kws_dist.config import parse
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training import bench as train_bench
+from kws_dist.training import ddp_bench
 
 Result = dict[str, Any]
 
@@ -99,6 +104,12 @@ def show_scaling(result: Result) -> None:
     communication.show(result["communication"])
 
 
+def bench_ddp(own: argparse.Namespace, rest: list[str], _: Path) -> Result:
+    """Time steps on several processes."""
+    keep_freed_memory()
+    return ddp_bench.bench_ddp(parse(rest), steps=own.steps, rounds=own.rounds or 7)
+
+
 BENCHES: dict[str, tuple[Callable[[argparse.Namespace, list[str], Path], Result], Callable[[Result], None]]] = {
     "train": (bench_train, train_bench.show),
     "data": (bench_data, data_bench.show),
@@ -106,6 +117,7 @@ BENCHES: dict[str, tuple[Callable[[argparse.Namespace, list[str], Path], Result]
     "pipeline": (bench_pipeline, pipeline_bench.show),
     "shards": (bench_shards, shards_bench.show),
     "scaling": (bench_scaling, show_scaling),
+    "ddp": (bench_ddp, ddp_bench.show),
 }
 
 
@@ -119,10 +131,10 @@ def _refuse(rest: list[str]) -> None:
 
 
 def main() -> int:
-    """Parse, measure, print; for train and data, what is not a flag of the benchmark is a setting of training."""
+    """Parse, measure, print; for train, data and ddp, what is not a flag of the benchmark is a setting of training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(BENCHES))
-    parser.add_argument("--steps", type=int, default=10, help="train: steps in each turn")
+    parser.add_argument("--steps", type=int, default=10, help="steps in each turn: train, ddp")
     parser.add_argument("--clips", type=int, help="how many: data, features, pipeline, shards")
     parser.add_argument("--batch", type=int, help="clips at a time: data, pipeline")
     parser.add_argument("--rounds", type=int, help="turns")

@@ -25,6 +25,8 @@ from kws_dist.errors import exit_code, is_for_people, sentence, show
 _LOOK_S = 0.5
 _GRACE_S = 2.0
 """How long a main thread may take to end by itself, and how long an error may wait for a better explanation."""
+_ORPHAN_GRACE_S = 10.0
+"""The same when the launcher is gone: the ranks may still reach each other, and save before they end."""
 _HEAD_START_S = 0.5
 """The launcher calls the process that it sees end first, looking each 0.1 s, the cause."""
 _FAILURE, _CLAIMS = "failure", "claims"  # keys of the store
@@ -84,6 +86,7 @@ class _Watcher(threading.Thread):
 
     def run(self) -> None:
         """Look until something has happened."""
+        grace_s = _GRACE_S
         try:
             while self._failure is None and not self._closing.is_set():
                 gone = self._neighbours.gone()
@@ -94,15 +97,17 @@ class _Watcher(threading.Thread):
         except RuntimeError:  # the store does not answer
             place = os.environ["MASTER_ADDR"]
             self._failure = Failure(f"the process on {place} that holds the ranks together is gone", "", 1)
+            grace_s = _ORPHAN_GRACE_S
         if self._failure is None:
             return
         self._heard.set()
-        if not self._ending.wait(_GRACE_S) and not self._closing.is_set():
+        if not self._ending.wait(grace_s):
             self._follow(self._failure)
 
     def close(self) -> None:
         """Stop looking: all ranks have come to the end."""
         self._closing.set()
+        self._ending.set()
         self.join()  # a thread that is still in the store's code when Python ends would abort the process
         with suppress(RuntimeError):  # the host of the store may be gone already, and then nobody looks
             self._store.set(f"done/{self._rank}", "")

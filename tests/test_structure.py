@@ -125,6 +125,22 @@ def without_type_checking(tree: ast.Module) -> ast.Module:
     return Drop().visit(ast.parse(ast.unparse(tree)))
 
 
+def functions(path: str) -> Iterator[ast.FunctionDef]:
+    yield from (node for node in ast.walk(CODE[path]) if isinstance(node, ast.FunctionDef))
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def test_no_function_of_training_hides_the_way_and_the_loop_fits_on_a_screen() -> None:
+    training = [path for path in CODE if path.startswith("kws_dist/training/")]
+    too_long = {f"{path}:{one.name}": lines_of(one) for path in training for one in functions(path)}
+    assert {name: lines for name, lines in too_long.items() if lines >= 60} == {}
+    assert lines_of(next(one for one in functions("kws_dist/training/loop.py") if one.name == "run")) <= 24
+
+
 def test_no_module_needs_itself() -> None:
     needs = {
         # `from kws_dist.models import gru`, in kws_dist/models/__init__.py, needs only the latter.

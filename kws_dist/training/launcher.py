@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-_LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
+_PROGRAMS = {"accelerate", "accelerate-launch", "torchrun"}
+_MODULES = {"accelerate.commands.accelerate_cli", "accelerate.commands.launch", "torch.distributed.run"}
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _SAY_LAST = """
 import psutil, sys
@@ -57,13 +58,15 @@ def _of_launcher() -> tuple[str, ...]:
         words, environment = launcher.cmdline(), launcher.environ()
     except psutil.Error:
         return ()
-    names = [Path(word).name for word in words]
-    place = next((names.index(name) for name in _LAUNCHERS if name in names[:2]), None)
-    if place is None:
+    if len(words) > 2 and words[1] == "-m" and words[2] in _MODULES:
+        program = [typed(words[0]), *words[1:]]
+    elif len(words) > 1 and Path(words[1]).name in _PROGRAMS:  # a script, which its interpreter runs
+        program = [typed(words[1]), *words[2:]]
+    else:
         return ()
     # What `accelerate launch` reads from its environment, and has no flag for.
     on_cpu = [f"{name}={environment[name]}" for name in ("ACCELERATE_USE_CPU",) if name in environment]
-    return (*on_cpu, typed(words[place]), *words[place + 1 :])
+    return (*on_cpu, *program)
 
 
 def command_line(words: Sequence[str], **options: object) -> str:

@@ -1,6 +1,5 @@
 """The words around a training: what is about to run, how it went, what to do next."""
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +12,11 @@ from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.metrics_file import read_metrics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import Tracker
+from kws_dist.training import launcher, next_steps
 from kws_dist.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from kws_dist.training.loop import Progress
+    from kws_dist.training.progress import Progress
     from kws_dist.training.session import Job
 
 Results = dict[str, Evaluation]
@@ -38,11 +38,33 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
         "global batch": f"{batch.global_batch} = {batch.rows} per rank x {batch.world} ranks"
         f" x {batch.accumulate} accumulated",
         **({"teacher": config.train.teacher} if config.train.teacher else {}),
-        "length": f"{config.train.epochs} epochs x {job.sampler.steps_per_epoch} steps",
-        "precision": {"no": "fp32"}.get(job.accelerator.mixed_precision, job.accelerator.mixed_precision),
+        "length": _length(job),
+        "precision": _precision(job),
         "device": device_name(job.accelerator.device),
         "seed": str(config.seed),
     }
+
+
+def _length(job: "Job") -> str:
+    steps_per_epoch, train = job.sampler.steps_per_epoch, job.config.train
+    if train.steps:
+        length = f"{train.steps:,} steps, {train.steps / steps_per_epoch:.3g} epochs"
+    else:
+        length = f"{train.epochs} epochs x {steps_per_epoch:,} steps"
+    return length + (f", at most {duration(60 * train.max_minutes)}" if train.max_minutes else "")
+
+
+def _precision(job: "Job") -> str:
+    """Return the arithmetic, with what else changes how it is done."""
+    train, name = job.config.train, job.accelerator.mixed_precision
+    on_gpu = job.accelerator.device.type == "cuda"
+    extras = {
+        "without TF32": on_gpu and not train.tf32,
+        "compiled": train.compile,
+        "as a CUDA graph": train.cuda_graph,
+        "gradients sent as bf16": train.compress_gradients,
+    }
+    return ", ".join(["fp32" if name == "no" else name, *(extra for extra, is_on in extras.items() if is_on)])
 
 
 def _homes(job: "Job") -> str:
@@ -58,8 +80,9 @@ def _homes(job: "Job") -> str:
 def warnings(job: "Job") -> list[str]:
     """Return what a person should know before the figures."""
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
-    said += _rate_that_never_falls(job.config.train)
-    said += _settings_without_effect(job.config.train)
+    epochs = job.total_steps / job.sampler.steps_per_epoch
+    said += _rate_that_never_falls(job.config.train, epochs)
+    said += _settings_without_effect(job.config.train, epochs)
     clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
     too_short = all(len(recording) < clip_samples for recording in job.data.noise)
     augment = job.config.augment
@@ -68,18 +91,18 @@ def warnings(job: "Job") -> list[str]:
     return said
 
 
-def _rate_that_never_falls(train: TrainConfig) -> list[str]:
+def _rate_that_never_falls(train: TrainConfig, epochs: float) -> list[str]:
     """Return a warning where a run is too short for its schedule, as when only its epochs were changed."""
-    held = train.schedule == "hold" and train.warmup_epochs + train.hold_epochs >= train.epochs
-    late = [epoch for epoch in train.step_epochs if train.schedule == "step" and epoch >= train.epochs]
+    held = train.schedule == "hold" and train.warmup_epochs + train.hold_epochs >= epochs
+    late = [epoch for epoch in train.step_epochs if train.schedule == "step" and epoch >= epochs]
     if held:
         return [
-            f"the rate never falls: --train.hold_epochs {train.hold_epochs:g} reach to the end of {train.epochs} epochs"
+            f"the rate never falls: --train.hold_epochs {train.hold_epochs:g} reach to the end of {epochs:g} epochs"
         ]
-    return [f"the rate does not drop at epoch {epoch:g}: the run has {train.epochs}" for epoch in late]
+    return [f"the rate does not drop at epoch {epoch:g}: the run has {epochs:g}" for epoch in late]
 
 
-def _settings_without_effect(train: TrainConfig) -> list[str]:
+def _settings_without_effect(train: TrainConfig, epochs: float) -> list[str]:
     """Return a warning for each setting that another one keeps from mattering."""
     needs = {"focal_gamma": ("loss", "focal"), "step_epochs": ("schedule", "step"), "step_factor": ("schedule", "step")}
     needs |= {"hold_epochs": ("schedule", "hold"), "decay_power": ("schedule", "hold")}
@@ -87,9 +110,12 @@ def _settings_without_effect(train: TrainConfig) -> list[str]:
     for name, (other, value) in needs.items():
         if getattr(train, name) != getattr(TrainConfig(), name) and getattr(train, other) != value:
             said.append(f"--train.{name} has no effect: --train.{other} is {getattr(train, other)}, not {value}")
+    for name, instead in (("epochs", "steps"), ("eval_every_epochs", "eval_every_steps")):
+        if getattr(train, instead) and getattr(train, name) != getattr(TrainConfig(), name):
+            said.append(f"--train.{name} has no effect: --train.{instead} is {getattr(train, instead)}")
     if not train.teacher and train.teacher_weight != TrainConfig().teacher_weight:
         said.append("--train.teacher_weight has no effect: there is no --train.teacher")
-    if train.warmup_epochs >= train.epochs:
+    if train.warmup_epochs >= epochs:
         said.append(f"the rate never gets beyond its warm-up: --train.warmup_epochs is {train.warmup_epochs:g}")
     return said
 
@@ -115,9 +141,15 @@ def summary(results: Results, job: "Job", progress: "Progress") -> dict[str, Any
         "train_clips": progress.clips,
         "train_s": progress.train_s,
         "train_clips_per_s": progress.clips / progress.train_s if progress.train_s else None,
+        "peak_memory_bytes": _peak_memory_bytes(job.run),
         "parameters": sum(parameter.numel() for parameter in job.learner.model.parameters()),
         "skipped_clips": len(job.data.skipped_keys),
     }
+
+
+def _peak_memory_bytes(run: RunFolder) -> int:
+    """Return the largest memory that any reading saw, over all jobs of the run."""
+    return max((record.get("perf/peak_memory_bytes") or 0 for record in read_metrics(run.metrics_file)), default=0)
 
 
 def draw_plots(run: RunFolder, results: Results, words: tuple[str, ...], tracker: Tracker) -> None:
@@ -130,24 +162,33 @@ def draw_plots(run: RunFolder, results: Results, words: tuple[str, ...], tracker
         tracker.log_image("confusion", matrix)
 
 
-def show_end(display: Display, run: RunFolder, result: dict[str, Any]) -> None:
+def show_end(display: Display, job: "Job", result: dict[str, Any]) -> None:
     """Show the results and the commands that are likely to come next."""
-    rows = {split: _accuracy_line(result[split]) for split in ("val", "test") if split in result}
-    rows["best step"] = f"{result['best_step']} of {result['steps']}"
+    names = {"val": "validation", "test": "test"}
+    rows = {"best step": f"{result['best_step']:,} of {result['steps']:,}"}
+    rows |= {name: _accuracy_line(result[split]) for split, name in names.items() if split in result}
     if result["train_clips_per_s"]:
-        rows["training"] = f"{duration(result['train_s'])}, {result['train_clips_per_s']:.0f} clips/s"
+        rows["training"] = f"{duration(result['train_s'])} at {result['train_clips_per_s']:,.0f} clips/s"
+    if result["peak_memory_bytes"]:
+        rows["memory"] = f"{result['peak_memory_bytes'] / 2**30:.2f} GiB at most"
     speed = result["inference"]
     rows["inference"] = (
         f"{speed['latency_ms']:.2f} ms a clip, {speed['clips_per_s']:,.0f} clips/s in batches of {speed['batch']}"
     )
-    rows["run folder"] = str(run.path)
-    folder = shlex.quote(str(run.path))
-    commands = [
-        f"python launch/evaluate.py --run_dir {folder}",
-        f"python tools/predict.py --run_dir {folder} FILE",
-        f"accelerate launch launch/train.py --config {folder}/config.yaml --run_dir {folder}-again --seed 1",
-    ]
-    display.finish(rows, commands)
+    rows["run folder"] = str(job.run.path)
+    display.finish(rows, next_steps.after_end(job, result["steps"]))
+
+
+def show_stop(display: Display, job: "Job", step: int) -> None:
+    """Take the bars away and say how to go on; the last words of a job that was stopped."""
+    display.close()
+    commands = next_steps.after_stop(job)
+    said = f"stopped: step {step:,} of {job.total_steps:,} is saved in {job.run.path}"
+    said += "; to go on:" if commands else "; start it again in the same way to go on"
+    display.note(said)
+    display.commands(commands)
+    if display.is_disturbed:
+        launcher.say_last("\n".join([said, *commands]))
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -178,8 +219,8 @@ def _model_name(job: "Job") -> str:
 def _accuracy_line(figures: dict[str, Any]) -> str:
     low, high = figures["accuracy_low"], figures["accuracy_high"]
     return (
-        f"accuracy {figures['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f},"
-        f" {figures['correct']:,} of {figures['n']:,} clips"
+        f"accuracy {figures['accuracy']:.4f}, interval {low:.4f} to {high:.4f} (95 %),"
+        f" {figures['correct']:,} of {figures['n']:,}"
     )
 
 

@@ -132,7 +132,6 @@ def run_job(job: Job) -> None:
         _dry_run(job)
         return
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
         on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()))
         console = Console()
         progress = _take_up(job, console)
@@ -147,7 +146,9 @@ def run_job(job: Job) -> None:
         display.startup(rows, changed, job.data.dataset.words)
         for warning in report.warnings(job):
             display.warn(warning)
-        if _trained(job, progress, stop, tracker, display):
+        with StopRequest(display) as stop:
+            at_end = _trained(job, progress, stop, tracker, display)
+        if at_end:
             conclude(job, progress, tracker, display)
         elif job.accelerator.is_main_process:
             job.run.set_state("stopped", progress.step)

@@ -20,6 +20,7 @@ Ints = TypeVar("Ints", np.ndarray, torch.Tensor)
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # the odd integer nearest 2^64 / golden ratio, as a signed int64
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_MASK = (1 << 64) - 1
 _UNIT_BITS = 24  # a float32 holds 24-bit integers exactly, so every device makes the same float
 
 
@@ -39,7 +40,10 @@ def mixed_with(key: int, counters: Ints) -> Ints:
 def fold(key: int, *parts: int) -> int:
     """Make one int64 key of several Python integers; the order matters. Kept, as every batch asks for the same few."""
     for part in parts:
-        key = int(mixed_with(key, np.array([_signed(part)]))[0])
+        x = ((part * _MIX_2) ^ (key + _GOLDEN)) & _MASK
+        x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
+        x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
+        key = _signed(x ^ (x >> 31))
     return key
 
 

@@ -75,6 +75,9 @@ class TrainStep:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, rows
         self._norm = torch.zeros((), device=device)
         self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, in all
+        self._bad_in_row = self._bad[0]
+        self._root = accelerator.unwrap_model(model)
+        self._to_training()
 
     def __call__(self, micro_batches: Iterable[Batch], *, step: int, real_rows: int, rate: float) -> None:
         """Take optimizer step `step` with learning rate `rate`; `real_rows` is the global batch's true size."""
@@ -88,14 +91,14 @@ class TrainStep:
         assert taken == self.accumulate, "there is a batch for every micro-step"
         with record_function("kws/optimizer"):
             self.update()
-            self._model.zero_grad(set_to_none=True)
+            for parameter in self._parameters:  # the model's own method looks for them first
+                parameter.grad = None
             self.end(step)
 
     def begin(self, rate: float) -> None:
         """Make ready for a step."""
-        self._model.train()
-        for module in self._frozen:
-            module.eval()
+        if not self._root.training:
+            self._to_training()
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * group["scale"])
@@ -103,6 +106,12 @@ class TrainStep:
                 group["lr"] = rate * group["scale"]
         if self._norm_statistics:
             self._norm_statistics.keep()
+
+    def _to_training(self) -> None:
+        """Let all modules train but the frozen ones; walking through them costs as much as a layer."""
+        self._model.train()
+        for module in self._frozen:
+            module.eval()
 
     def forward_backward(self, batch: Batch, real_rows: int | Tensor) -> None:
         """Add the gradients of a micro-batch, and take down its figures."""
@@ -115,9 +124,9 @@ class TrainStep:
         # which all ranks share, so that all of them skip the step.
         scale = torch.where(is_finite, self._accelerator.num_processes / real_rows, float("nan"))
         with record_function("kws/backward"):
-            self._accelerator.backward(loss * scale)
+            self._accelerator.backward(loss, gradient=scale)
         correct = ((logits.detach().argmax(1) == batch.labels) * batch.weights).sum()
-        sums = torch.stack((loss.detach().double(), correct.double(), batch.weights.sum().double()))
+        sums = torch.stack((loss.detach(), correct, batch.weights.sum()))
         self._sums += torch.where(is_finite, sums, 0.0)
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -136,13 +145,14 @@ class TrainStep:
         if scaler is not None:
             scaler.unscale_(self._optimizer)  # pyright: ignore[reportArgumentType]
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._norm = nn.utils.get_total_norm(gradients)
+        self._norm = _total_norm(gradients)
         if self._clip_norm:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, self._norm)
         bad = ~self._norm.isfinite()
         if self._norm_statistics:
             self._norm_statistics.restore(bad)
-        self._bad.copy_(torch.stack(((self._bad[0] + 1) * bad, self._bad[1] + bad)))
+        self._bad.add_(bad)
+        self._bad_in_row.mul_(bad)
         if scaler is not None:
             scaler.step(self._optimizer)  # pyright: ignore[reportArgumentType]  (it skips by itself)
             scaler.update()
@@ -181,3 +191,10 @@ class TrainStep:
         torch.default_generator.manual_seed(key & (2**63 - 1))
         if self._accelerator.device.type == "cuda":
             torch.cuda.manual_seed(key & (2**63 - 1))
+
+
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """As `torch.nn.utils.get_total_norm`; on a CPU, which has no kernel for many tensors at once, of one long tensor."""
+    if gradients[0].is_cuda:
+        return nn.utils.get_total_norm(gradients)
+    return torch.linalg.vector_norm(torch.cat([gradient.reshape(-1) for gradient in gradients]))

@@ -1,5 +1,6 @@
 """The training loop against a bare loop of the same parts; what `tools/bench.py train` runs."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +31,10 @@ _EPOCHS = 1_000_000  # so that the batches of one long run never end
 
 
 def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
-    """Return one step of the bare loop: features, forward, backward, optimizer, on one resident batch."""
+    """Return one step of the bare loop: features, forward, backward, optimizer, on one resident batch.
+
+    Clipping and the average of the weights belong to a recipe that has them, so this loop has them too.
+    """
     device, config = job.accelerator.device, job.config
     front_end = training_front_end(config, job.data, job.learner.statistics).to(device)
     if not augmented:
@@ -48,14 +52,21 @@ def bare_step(job: Job, *, augmented: bool) -> Callable[[], None]:
     for group in optimizer.param_groups:
         group["lr"] = 1e-3 * group["scale"]
 
+    clip_norm, average = config.train.clip_norm, learner.average
+    taken = itertools.count()
+
     def step() -> None:
         with torch.no_grad():
             features = front_end(pcm, numbers, labels, *partner)
         with job.accelerator.autocast():
             logits = model(features)
         F.cross_entropy(logits.float(), labels).backward()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
         model.zero_grad(set_to_none=True)
+        if average:
+            average.update(next(taken))
 
     return step
 

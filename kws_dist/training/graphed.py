@@ -108,6 +108,7 @@ class GraphedStep:
 
     def _micro_step(self) -> None:
         self._step.forward_backward(self._worker.batch_of(self._drawn), self._real_rows)
+        self._step.count()  # into memory that outlives the replay
 
     def _update(self) -> None:
         self._step.update()

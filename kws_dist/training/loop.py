@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from kws_dist.config import TrainConfig
 from kws_dist.data.sampler import Sampler
@@ -125,10 +126,11 @@ class Loop:
         """Evaluate on the validation split, save, and note if this is the best so far."""
         parts, progress = self.parts, self.progress
         parts.display.busy("validating")
-        model = parts.evaluated_model()
-        val = parts.validate(model) if parts.validate else None
-        raw = parts.validate(parts.raw_model()) if parts.validate and parts.raw_model else None
-        test = parts.test(model) if parts.test else None
+        with record_function("kws/validation"):
+            model = parts.evaluated_model()
+            val = parts.validate(model) if parts.validate else None
+            raw = parts.validate(parts.raw_model()) if parts.validate and parts.raw_model else None
+            test = parts.test(model) if parts.test else None
         is_best = self._note(val)
         self._track(_record(val=val, val_raw=raw, test=test))
         self._save(is_best)
@@ -163,7 +165,8 @@ class Loop:
         self._gauges.restart()
 
     def _save(self, is_best: bool) -> None:
-        self.parts.save(self.progress, is_best)
+        with record_function("kws/saving"):
+            self.parts.save(self.progress, is_best)
         self._gauges.restart()  # the time of validation and saving is not training time
 
     def _note(self, val: Evaluation | None) -> bool:

@@ -158,7 +158,8 @@ def run_job(job: Job) -> None:
 def _trained(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display) -> bool:
     """Train; return whether the end was reached, and not only a stop."""
     train = job.config.train
-    with Profiler(train.profile, job.run.path / "profile", display.note, first_step=progress.step) as profiler:
+    profiled_steps = train.profile if job.accelerator.is_main_process else 0
+    with Profiler(profiled_steps, job.run.path / "profile", display.note, first_step=progress.step) as profiler:
         parts = parts_of(job, stop, tracker, display, after_step=profiler.step)
         at_end = Loop(parts, train, progress).run()
     if at_end and progress.skipped_steps >= progress.step > 0:

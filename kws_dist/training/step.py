@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 from torch.profiler import record_function
 
 from kws_dist import keyed
@@ -19,6 +20,7 @@ from kws_dist.training.losses import LabelLoss, Teacher
 from kws_dist.training.optim import AnyOptimizer
 from kws_dist.training.transfer import frozen_modules
 
+_SEEN_AT_ONCE = 64
 _DROPOUT = 2001  # what a key is for; see `frontend.augment.Purpose`
 
 
@@ -76,6 +78,7 @@ class TrainStep:
         self._norm = torch.zeros((), device=device)
         self._bad = torch.zeros(2, dtype=torch.int64, device=device)  # in a row, in all
         self._bad_in_row = self._bad[0]
+        self._seen: list[tuple[Tensor, ...]] = []  # loss, logits, labels, weights of micro-batches not yet counted
         self._root = accelerator.unwrap_model(model)
         self._to_training()
 
@@ -119,15 +122,25 @@ class TrainStep:
             with self._accelerator.autocast():
                 logits = self._model(batch.features)
             loss = (self._losses(logits.float(), batch) * batch.weights).sum()
-        is_finite = loss.detach().isfinite()
-        # DDP averages over ranks what should be summed. A loss that is not finite is made to poison the gradient,
-        # which all ranks share, so that all of them skip the step.
-        scale = torch.where(is_finite, self._accelerator.num_processes / real_rows, float("nan"))
+        # DDP averages over ranks what should be summed. A loss that is not finite poisons the gradient, which all ranks
+        # share, so that all of them skip the step: anything but a number, times 0, is not a number.
+        scale = loss.detach() * 0.0 + self._accelerator.num_processes / real_rows
         with record_function("kws/backward"):
             self._accelerator.backward(loss, gradient=scale)
-        correct = ((logits.detach().argmax(1) == batch.labels) * batch.weights).sum()
-        sums = torch.stack((loss.detach(), correct, batch.weights.sum()))
-        self._sums += torch.where(is_finite, sums, 0.0)
+        self._seen.append((loss.detach(), logits.detach(), batch.labels, batch.weights))
+        if len(self._seen) == _SEEN_AT_ONCE:
+            self.count()
+
+    def count(self) -> None:
+        """Add up what was seen: many micro-batches at once, because each operation costs more than what it adds up."""
+        if not self._seen:
+            return
+        loss, logits, labels, weights = zip(*self._seen, strict=True)
+        self._seen.clear()
+        losses, weighed = torch.stack(loss), torch.stack(weights)
+        hits = (torch.stack(logits).argmax(2) == torch.stack(labels)) * weighed
+        sums = torch.stack((losses, hits.sum(1), weighed.sum(1)))
+        self._sums += torch.where(losses.isfinite(), sums, 0.0).sum(1, dtype=torch.float64)
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return what is minimised for each clip `(B,)`: its label's part, and its teacher's, if there is one."""
@@ -170,6 +183,7 @@ class TrainStep:
 
         `stop`, `out_of_time`: what this rank has met; carried along, so that all ranks stop at the same step.
         """
+        self.count()
         met = torch.tensor([stop, out_of_time], dtype=torch.float64, device=self._sums.device)
         sums = self._accelerator.reduce(torch.cat((self._sums, met)), "sum")
         assert isinstance(sums, Tensor)
@@ -182,6 +196,7 @@ class TrainStep:
 
     def forgive(self) -> None:
         """Start all figures anew."""
+        self._seen.clear()
         self._sums.zero_()
         self._bad.zero_()
 
@@ -194,7 +209,7 @@ class TrainStep:
 
 
 def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """As `torch.nn.utils.get_total_norm`; on a CPU, which has no kernel for many tensors at once, of one long tensor."""
+    """As `torch.nn.utils.get_total_norm`; a CPU, which has no kernel for many tensors at once, joins them first."""
     if gradients[0].is_cuda:
         return nn.utils.get_total_norm(gradients)
-    return torch.linalg.vector_norm(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    return torch.linalg.vector_norm(_flatten_dense_tensors(gradients))

@@ -35,7 +35,7 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_between_readings_the_host_waits_for_nothing(tiny_dataset: Path, model: str, precision: str) -> None:
     more = ("--train.precision", precision, "--train.accumulate", "2", "--train.clip_norm", "1.0")
-    with a_job(tiny_dataset, *MODELS[model], *AUGMENTED, *more) as (job, parts):
+    with a_job(tiny_dataset, *MODELS[model], *AUGMENTED, *more) as (_, parts):
         batches = parts.batches(0, 2 * STEPS)
         for step in range(2 * STEPS):
             if step < STEPS:  # kernels are chosen and memory is taken

@@ -29,6 +29,9 @@ gpu: install
 		--steps 50 --json gpu/train.json
 	$(BIN)/accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards $(SHARDS) --run_dir gpu/run \
 		--train.epochs 3 --train.precision bf16
+	$(BIN)/accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards $(SHARDS) --run_dir gpu/graph \
+		--train.epochs 3 --train.precision bf16 --train.cuda_graph --train.profile 20
+	$(BIN)/python tools/bench.py ddp --config configs/bcresnet1.yaml --json gpu/ddp.json
 	$(BIN)/python tools/runs.py models --json gpu/models.json
 	$(BIN)/python tools/sweep.py configs/sweeps/one_epoch.yaml --out gpu/one_epoch
 	$(BIN)/python tools/sweep.py configs/sweeps/one_epoch_compiled.yaml --out gpu/one_epoch_compiled

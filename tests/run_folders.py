@@ -25,5 +25,7 @@ def assert_identical(a: Path, b: Path) -> None:
 
 
 def result_without_times(run_dir: Path) -> dict[str, object]:
+    """The result without what depends on the machine's mood: times, speeds, memory."""
     result = json.loads((run_dir / "result.json").read_text())
-    return {name: value for name, value in result.items() if not name.startswith("train_") and name != "inference"}
+    moods = ("inference", "peak_memory_bytes")
+    return {name: value for name, value in result.items() if not name.startswith("train_") and name not in moods}

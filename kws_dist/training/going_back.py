@@ -18,7 +18,7 @@ def take_up(job: "Job", path: Path) -> Progress:
     """Load a checkpoint into the job, and return how far it was."""
     loaded = checkpoint.load(path)
     job.learner.load(loaded.tensors, loaded.state)
-    scaler, stored = job.accelerator.scaler, loaded.state["scaler"]
+    scaler, stored = job.accelerator.scaler, loaded.state.get("scaler")
     if scaler and stored:
         scaler.load_state_dict(stored)
     return Progress(**loaded.state["progress"])

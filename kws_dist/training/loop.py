@@ -162,6 +162,7 @@ class Loop:
             self.parts.validate(self.parts.evaluated_model(), steps=1)
         if self.progress.step == 0:
             self._save(is_best=False)
+        self.parts.display.busy("training")
         self._gauges.restart()
 
     def _save(self, is_best: bool) -> None:

@@ -111,6 +111,7 @@ def test_real_recordings_of_another_rate_are_heard_as_their_shards_are(real_data
     small = ("--model.name", "gru", "--model.params", "hidden", "16", "layers", "1", "--features.normalize", "clip")
     train = ("--train.epochs", "2", "--train.global_batch", "16", "--train.optimizer", "adam")
     rate = ("--train.learning_rate", "0.01", "--train.warmup_epochs", "0", "--data.clip_seconds", "3")
+    rate += ("--train.precision", "fp32")  # in which a run is evaluated as it is used
     run(python("launch/train.py", "--data.shards", shards, "--run_dir", run_dir, *small, *train, *rate))
     evaluated = heard_by_evaluation(rebuild(run_dir), shards, "test")
     assert len(evaluated) == 60

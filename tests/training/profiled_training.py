@@ -3,6 +3,7 @@
 Arguments: a folder of shards, and a folder for the trace.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def main() -> None:
     train(Path(sys.argv[1]), Path(sys.argv[2]), accelerator, profile=6, steps=15)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    os._exit(0)  # a thread of torch's may outlive a profile, and then the end of Python aborts ("terminate called ...")
 
 
 if __name__ == "__main__":

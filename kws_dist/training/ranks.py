@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -61,10 +61,7 @@ def _resolved(wanted: str) -> str:
 
 def _set_tf32(wanted: bool) -> None:
     """Let float32 products round to TF32, or not; the front end does not let its own (`frontend.precise`)."""
-    precision = "tf32" if wanted else "ieee"
-    cudnn: Any = torch.backends.cudnn
-    for operations in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn):
-        operations.fp32_precision = precision
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
 
 
 def ranks_for_data(accelerator: Accelerator) -> Ranks:

@@ -61,7 +61,8 @@ def _resolved(wanted: str) -> str:
 
 def _set_tf32(wanted: bool) -> None:
     """Let float32 products round to TF32, or not; the front end does not let its own (`frontend.precise`)."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
 
 
 def ranks_for_data(accelerator: Accelerator) -> Ranks:

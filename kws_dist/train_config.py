@@ -84,7 +84,7 @@ class TrainConfig:
     bucket_mb: float = 25.0
     """Gradients are summed over processes in buckets of this size, while the backward pass goes on."""
     compress_gradients: bool = False
-    """Send gradients between processes in bf16: half the bytes, with 8 bits of mantissa."""
+    """Send gradients between processes in bf16, on GPUs: half the bytes, with 8 bits of mantissa."""
     ema_decay: float = 0.0
     """Evaluate an exponential moving average of the weights with this decay per step; 0 is off."""
     eval_every_epochs: int = 1

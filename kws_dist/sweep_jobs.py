@@ -65,11 +65,14 @@ def run_cells(cells: Sequence[Cell], train_script: Path, *, jobs: int, say: Say)
     order; when it is killed, they are killed with it.
     """
     waiting, running, failed = list(reversed(cells)), list[_Running](), dict[str, str]()
+    interrupted = _interruptions()
     try:
         while waiting or running:
             for slot in sorted(set(range(jobs)) - {one.slot for one in running}):
                 if waiting:
                     running.append(_start(waiting.pop(), train_script, slot, jobs))
+            if interrupted:
+                raise KeyboardInterrupt
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until any of them ends
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
@@ -83,6 +86,22 @@ def run_cells(cells: Sequence[Cell], train_script: Path, *, jobs: int, say: Say)
         for one in running:
             one.process.wait()
     return failed
+
+
+def _interruptions() -> list[int]:
+    """Let SIGINT and SIGTERM raise `KeyboardInterrupt`, and return the signals that came.
+
+    One may come where Python ignores what is raised, such as in what runs behind the start of a process.
+    """
+    interrupted = list[int]()
+
+    def interrupt(number: int, _: object) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    return interrupted
 
 
 def _start(cell: Cell, train_script: Path, slot: int, jobs: int) -> _Running:

@@ -8,7 +8,6 @@ table.json and table.md. Exit code 1: some run is not finished; the table names 
 """
 
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,6 @@ def sweep(arguments: Arguments) -> int:
         return 0
     failed: dict[str, str] = {}
     if not arguments.table_only:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop in good order, as by Ctrl-C
         say = lambda line: console.print(line, soft_wrap=True, markup=False)  # noqa: E731
         failed = sweep_jobs.run_cells(todo, _TRAIN, jobs=arguments.jobs or 1, say=say)
     return _finish(plan, console, failed)

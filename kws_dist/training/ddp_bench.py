@@ -59,10 +59,7 @@ def _measure(config: Config, backend: str, steps: int, rounds: int) -> dict[str,
     else:
         use_cores()
     dist.init_process_group(backend)
-    ways, parameters = _ways(config, device)
-    for step in ways.values():
-        _timed_s(step, steps, device)
-    turns = [{name: _timed_s(step, steps, device) for name, step in ways.items()} for _ in range(rounds)]
+    turns, parameters = _turns(config, device, steps, rounds)
     dist.barrier()
     dist.destroy_process_group()
     return {
@@ -74,14 +71,26 @@ def _measure(config: Config, backend: str, steps: int, rounds: int) -> dict[str,
         "batch_clips": config.train.global_batch,
         "parameters": parameters,
         "gradient_bytes": 4 * parameters,
-        "step_ms": {name: 1e3 * statistics.median(turn[name] for turn in turns) for name in ways},
-        "to_alone": {name: statistics.median(turn[name] / turn[_ALONE] for turn in turns) for name in ways},
+        "step_ms": {name: 1e3 * statistics.median(turn[name] for turn in turns) for name in turns[0]},
+        "to_alone": {name: statistics.median(turn[name] / turn[_ALONE] for turn in turns) for name in turns[0]},
         "overhead": {
             "wrapper": statistics.median((turn[_WRAPPED] - turn[_ALONE]) / turn[_ALONE] for turn in turns),
             "all_reduce": statistics.median((turn[_SUMMED] - turn[_WRAPPED]) / turn[_ALONE] for turn in turns),
             "total": statistics.median((turn[_SUMMED] - turn[_ALONE]) / turn[_ALONE] for turn in turns),
         },
     }
+
+
+def _turns(config: Config, device: torch.device, steps: int, rounds: int) -> tuple[list[dict[str, float]], int]:
+    """Return the time of each way in seconds, for each round, and the model's parameters.
+
+    No DDP outlives this function: one that is let go after the process group is destroyed takes the group's threads
+    down with it while it holds Python's lock, and where such a thread waits for the lock, both wait for ever.
+    """
+    ways, parameters = _ways(config, device)
+    for step in ways.values():
+        _timed_s(step, steps, device)
+    return [{name: _timed_s(step, steps, device) for name, step in ways.items()} for _ in range(rounds)], parameters
 
 
 def _ways(config: Config, device: torch.device) -> tuple[dict[str, Step], int]:

@@ -63,6 +63,7 @@ def shared_fate(accelerator: Accelerator, *, debug: bool) -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- whatever it is, it ends this rank, and so all
         watcher.end_with(error, debug=debug)
     watcher.close()
+    accelerator.free_memory()  # a DDP that is let go after its process group may wait for it for ever (ddp_bench.py)
     accelerator.end_training()
 
 

@@ -102,6 +102,8 @@ class TrackingConfig:
     """Also upload checkpoints to W&B, as an artifact with the aliases best and latest."""
     tensorboard: bool = False
     """Also write TensorBoard's files to the run folder (needs the package tensorboard)."""
+    draws: bool = False
+    """Also take down in the run folder which clips each step was really trained on: for proof, as a GPU has to wait."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ _FREE |= {f"train.{name}" for name in ("log_every_steps", "max_bad_steps", "test
 _FREE |= {f"train.{name}" for name in ("steps", "max_minutes", "eval_every_steps", "rollback_factor", "profile")}
 _FREE |= {"train.bucket_mb", "train.cuda_graph", "train.compile"}  # the same arithmetic, to the last bits
 _FREE |= {f"tracking.{name}" for name in ("wandb", "project", "tags", "notes", "worst_clips", "checkpoints")}
-_FREE |= {"tracking.tensorboard"}
+_FREE |= {"tracking.tensorboard", "tracking.draws"}
 
 
 class RunFolder:

@@ -1,14 +1,15 @@
 """The parts of one job that are built once it is known where it goes on."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display
+from kws_dist.draw_log import DrawLog, next_job
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.tracking import Tracker
 from kws_dist.training.buffers import average_buffers
@@ -18,12 +19,15 @@ from kws_dist.training.going_back import go_back
 from kws_dist.training.graphed import GraphedStep, check_graphed
 from kws_dist.training.loop import Parts
 from kws_dist.training.losses import LabelLoss
+from kws_dist.training.ranks import on_rank_0
 from kws_dist.training.saving import save
 from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
 
 if TYPE_CHECKING:
     from kws_dist.training.session import Job
+
+_Batches = Callable[[int, int], Generator[Any, None, None]]
 
 
 def parts_of(
@@ -47,7 +51,7 @@ def parts_of(
     step = _train_step(job, wrapped=not graphed)
     return Parts(
         step=GraphedStep(step, worker, learner, world=job.accelerator.num_processes) if graphed else step,
-        batches=worker.drawn if graphed else worker.batches,
+        batches=_logged(job, worker.drawn if graphed else worker.batches),
         worker=worker,
         sampler=job.sampler,
         words=job.data.dataset.words,
@@ -65,6 +69,14 @@ def parts_of(
         tracker=tracker,
         display=display,
     )
+
+
+def _logged(job: "Job", batches: _Batches) -> _Batches:
+    """Return what yields the same batches, each once it is in the draw log, if there is to be one."""
+    if not job.config.tracking.draws or job.config.dry_run:
+        return batches
+    number = on_rank_0(job.accelerator, partial(next_job, job.run.path))
+    return DrawLog(job.run.path, number, job.batch_slice).watched(batches)
 
 
 def _train_step(job: "Job", *, wrapped: bool) -> TrainStep:

@@ -6,8 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ import torch
 
 from kws_dist.config import Config, differences, load_file, to_yaml
 from kws_dist.errors import DataError, UsageError
-from kws_dist.files import locked, write_whole
+from kws_dist.files import write_whole
+from kws_dist.run_lock import RunLock
 
 Status = Literal["running", "stopped", "finished"]
 
@@ -43,14 +44,21 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.lock: RunLock | None = None
+        """While the folder is open."""
 
-    def open(self) -> AbstractContextManager[None]:
-        """Make the folder and keep other jobs out of it while the returned context is open."""
+    @contextmanager
+    def open(self, note: Callable[[str], None] = print) -> Iterator[None]:
+        """Make the folder and keep other jobs out of it while the context is open; `note` as in `RunLock`."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--run_dir {self.path} cannot be made ({error.strerror}): choose another") from None
-        return locked(self.path)
+        with RunLock(self.path, note) as self.lock:
+            try:
+                yield
+            finally:
+                self.lock = None
 
     def status(self) -> Status | None:
         """Return how the last job here ended, or None if there was none."""

@@ -31,6 +31,7 @@ _FREE |= {"data.lanes", "data.window_shards"}  # where they matter the sampler's
 _FREE |= {f"train.{name}" for name in ("epochs", "accumulate", "eval_every_epochs", "save_every_steps")}
 _FREE |= {f"train.{name}" for name in ("log_every_steps", "max_bad_steps", "test_each_epoch", "patience_epochs")}
 _FREE |= {f"train.{name}" for name in ("steps", "max_minutes", "eval_every_steps", "rollback_factor", "profile")}
+_FREE |= {f"train.{name}" for name in ("job_minutes", "stop_grace_s")}
 _FREE |= {"train.bucket_mb", "train.cuda_graph", "train.compile"}  # the same arithmetic, to the last bits
 _FREE |= {f"tracking.{name}" for name in ("wandb", "project", "tags", "notes", "worst_clips", "checkpoints")}
 _FREE |= {"tracking.tensorboard", "tracking.draws"}
@@ -59,6 +60,11 @@ class RunFolder:
                 yield
             finally:
                 self.lock = None
+
+    def check_ours(self) -> None:
+        """Raise `DataError` if a later job has taken the folder over, as it may while this one was frozen."""
+        if self.lock:
+            self.lock.check()
 
     def status(self) -> Status | None:
         """Return how the last job here ended, or None if there was none."""

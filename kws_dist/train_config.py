@@ -14,6 +14,10 @@ class TrainConfig:
     """Length of the run in optimizer steps; 0: as many as `epochs` have."""
     max_minutes: float = 0.0
     """End the training after so many minutes of it, over all jobs of the run; 0 is off."""
+    job_minutes: float = 0.0
+    """Stop this job in good order after so many minutes, for the same command to go on with; 0 is off."""
+    stop_grace_s: float = 100.0
+    """How long a stop may take, once it was asked for, before the process leaves by force."""
     global_batch: int = 100
     """Clips per optimizer step, over all processes and accumulation steps."""
     accumulate: int = 1

@@ -8,6 +8,7 @@ from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.failure import shared_fate
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.session import build_job, run_job
+from kws_dist.training.stop import StopRequest
 
 
 def train(config: Config, *, debug: bool) -> None:
@@ -16,8 +17,9 @@ def train(config: Config, *, debug: bool) -> None:
     accelerator = make_accelerator(config.train)
     if accelerator.device.type == "cpu":
         use_cores()
-    with shared_fate(accelerator, debug=debug):
-        run_job(build_job(config, accelerator))
+    limits = {"job_minutes": config.train.job_minutes, "grace_s": config.train.stop_grace_s}
+    with shared_fate(accelerator, debug=debug), StopRequest(**limits) as stop:
+        run_job(build_job(config, accelerator), stop)
 
 
 if __name__ == "__main__":

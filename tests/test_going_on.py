@@ -60,7 +60,7 @@ def test_ctrl_c_under_the_launcher_saves_and_names_the_command_that_goes_on(
     state = json.loads(Path("run/state.json").read_text())
     assert state["status"] == "stopped"
     step = state["step"]
-    (again,) = commands(lines, f"stopped: step {step:,} of 200,000 is saved in run; to go on:")
+    (again,) = commands(lines, f"stopped by SIGINT: step {step:,} of 200,000 is saved in run; to go on:")
     assert lines[-1].startswith("  "), "the command is the last thing on the screen"
     assert not [line for line in lines if "━" in line or "Traceback" in line or "stopping" in line]
     assert f"step {step} of {step + 2}" in paste(again, "--train.steps", str(step + 2)).stdout

@@ -16,6 +16,7 @@ from kws_dist.shards.plan import make_plan
 from kws_dist.shards.write import write_dataset
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.session import build_job, run_job
+from kws_dist.training.stop import StopRequest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -43,7 +44,7 @@ def train(recipe: str, spoken: Path, run_dir: Path, *more: str | Path) -> Config
     lighter = ("--model.params", *LIGHTER[recipe]) if recipe in LIGHTER else ()
     config = parse([str(word) for word in (*where, *few, *once, *lighter, *more)])
     AcceleratorState._reset_state(reset_partial_state=True)
-    run_job(build_job(config, make_accelerator(config.train)))
+    run_job(build_job(config, make_accelerator(config.train)), StopRequest())
     AcceleratorState._reset_state(reset_partial_state=True)
     return config
 

@@ -69,6 +69,7 @@ def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     from kws_dist.training.ranks import for_this_machine, make_accelerator
     from kws_dist.training.rebuild import rebuild
     from kws_dist.training.session import build_job, run_job
+    from kws_dist.training.stop import StopRequest
 
     console = Console(markup=False, highlight=False)
     wanted = adding.Wanted(
@@ -94,7 +95,8 @@ def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     accelerator = make_accelerator(for_this_machine(addition.config.train))
     if accelerator.device.type == "cpu":
         use_cores()
-    run_job(build_job(addition.config, accelerator))
+    with StopRequest() as stop:
+        run_job(build_job(addition.config, accelerator), stop)
     if RunFolder(arguments.out).status() != "finished":
         console.print("not finished, so there is no report yet; the same command goes on", soft_wrap=True)
         return 1

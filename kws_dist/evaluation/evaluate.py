@@ -1,7 +1,7 @@
 """Exact evaluation on any number of ranks: every clip counts once, whatever the batch size."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,12 @@ from kws_dist.data.workers import DeviceWorker
 from kws_dist.evaluation.interval import wilson_interval
 from kws_dist.evaluation.worst import WorstClip, WorstClips
 from kws_dist.frontend.pipeline import FrontEnd
+
+_BATCHES_BETWEEN_LOOKS = 8
+
+
+class EvaluationStopped(Exception):
+    """A stop was asked for; nothing is known of the model. All ranks raise it together."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ class Evaluator:
         *,
         num_classes: int,
         batch_per_rank: int = 256,
+        stops: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`stops`: whether to give up, on which all ranks agree; they ask together, each few batches."""
         world = accelerator.num_processes
         batch_slice = BatchSlice(global_batch=batch_per_rank * world, rank=accelerator.process_index, world=world)
         batch, order = batch_slice.global_batch, disk_order(store.rows)
@@ -104,20 +112,23 @@ class Evaluator:
             store.plan = once_planner(sampler, store.rows, batch_slice)
         self.steps = sampler.steps_per_epoch
         self._worker = DeviceWorker(store, sampler, front_end, batch_slice, accelerator.device)
-        self._accelerator, self._num_classes = accelerator, num_classes
+        self._accelerator, self._num_classes, self._stops = accelerator, num_classes, stops
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, *, steps: int | None = None, worst: int = 0) -> Evaluation:
         """Evaluate `model` (as it is on each rank, so they must agree); `steps` limits it to some batches.
 
         `worst`: of how many clips with the highest loss to say which they are. All ranks must call it together.
+        Raises `EvaluationStopped`.
         """
         model.eval()
         device = self._accelerator.device
         confusion = torch.zeros(self._num_classes**2, dtype=torch.int64, device=device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         kept = WorstClips(worst, device)
-        for batch in self._worker.batches(0, steps or self.steps):
+        for number, batch in enumerate(self._worker.batches(0, steps or self.steps)):
+            if number % _BATCHES_BETWEEN_LOOKS == 0 and self._stops():
+                raise EvaluationStopped
             with self._accelerator.autocast():
                 logits = model(batch.features)
             real = batch.weights > 0

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from kws_dist.training.parts import parts_of
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
+from kws_dist.training.saver import Saver
 from kws_dist.training.session import Job, build_job, statistics_of
 from kws_dist.training.stop import StopRequest
 
@@ -87,11 +89,9 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
     job = build_job(config, accelerator)
     job.learner.statistics = statistics_of(job)
     rows, device = job.batch_slice.global_batch, accelerator.device
-    loop = Loop(
-        parts_of(job, StopRequest(), Tracker([MetricsFile(folder / "metrics.jsonl")]), silent()),
-        config.train,
-        Progress(),
-    )
+    saver = Saver(job.run, warnings.warn, lambda *_: None)
+    tracker = Tracker([MetricsFile(folder / "metrics.jsonl")])
+    loop = Loop(parts_of(job, StopRequest(), tracker, silent(), saver=saver), config.train, Progress())
     bare = {name: bare_step(job, augmented=name == "bare") for name in ("bare", "bare_without_augmentation")}
     waited: list[float] = []
 
@@ -109,7 +109,7 @@ def bench_train(config: Config, *, steps: int, rounds: int, folder: Path) -> dic
     for run in ways.values():  # warm-up
         clips_per_s(run, rows * steps, device)
     turns = [{name: clips_per_s(run, rows * steps, device) for name, run in ways.items()} for _ in range(rounds)]
-    epoch = _whole_epoch(job, loop, statistics.median(turn["training"] for turn in turns))
+    epoch = _whole_epoch(job, loop, saver, statistics.median(turn["training"] for turn in turns))
     loop.close()
     speed = {name: statistics.median(turn[name] for turn in turns) for name in ways}
     ratio = {name: statistics.median(turn["training"] / turn[name] for turn in turns) for name in bare}
@@ -131,16 +131,18 @@ def _repeat(step: Callable[[], None], times: int) -> None:
         step()
 
 
-def _whole_epoch(job: Job, loop: Loop, training_clips_per_s: float) -> dict[str, float]:
-    """Return what validation and a checkpoint add to an epoch."""
-    started_s = time.perf_counter()
+def _whole_epoch(job: Job, loop: Loop, saver: Saver, training_clips_per_s: float) -> dict[str, float]:
+    """Return what validation and a checkpoint add to an epoch, which is written while the next one begins."""
+    started_s, waited_s = time.perf_counter(), saver.waited_s
     loop.validate()
     extra_s = time.perf_counter() - started_s
+    saver.finish()
     clips = job.sampler.steps_per_epoch * job.batch_slice.global_batch
     train_s = clips / training_clips_per_s
     return {
         "train_s": train_s,
         "validate_and_save_s": extra_s,
+        "save_wait_share": (saver.waited_s - waited_s) / (train_s + extra_s),
         "clips_per_s": clips / (train_s + extra_s),
     }
 
@@ -157,4 +159,7 @@ def show(result: dict[str, Any]) -> None:
     epoch = result["epoch"]
     table.add_row("training, validation and checkpoint of an epoch", f"{epoch['clips_per_s']:.0f}", "")
     Console().print(table)
-    Console().print(f"training waits for data {100 * result['data_wait_share']:.2f} % of the time")
+    Console().print(
+        f"training waits for data {100 * result['data_wait_share']:.2f} % of the time, and with one checkpoint an epoch"
+        f" {100 * epoch['save_wait_share']:.3f} % for saving"
+    )

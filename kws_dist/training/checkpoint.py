@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kws_dist.errors import DataError
@@ -48,9 +49,11 @@ def step_name(step: int) -> str:
 
 def save(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
     """Write a checkpoint to the folder `path`, replacing what is there only once the new one is whole."""
-    draft = path.with_name(path.name + _TMP)
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    write(path, pack(tensors, state))
+
+
+def pack(tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the contents of a checkpoint's files by name, in the order in which they are written."""
     contents = {
         f"{name}.safetensors": safetensors.torch.save({key: tensor.contiguous() for key, tensor in part.items()})
         for name, part in tensors.items()
@@ -58,6 +61,14 @@ def save(path: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -
     contents[STATE] = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1).encode()
     manifest = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in contents.items()}
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()  # a dict keeps its order: the manifest is last
+    return contents
+
+
+def write(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write what `pack` returned to the folder `path`; until all of it is on the disk, what was there stays."""
+    draft = path.with_name(path.name + _TMP)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     for name, data in contents.items():
         _write_through(draft / name, data)
     sync_folder(draft)
@@ -76,10 +87,15 @@ def load(path: Path, parts: Collection[str] | None = None) -> Checkpoint:
         if parts is not None and name != STATE and name.removesuffix(".safetensors") not in parts:
             continue
         data = _checked(path / name, expected)
-        if name.endswith(".safetensors"):
-            tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
-        elif name == STATE:
-            state = json.loads(data)
+        try:
+            if name.endswith(".safetensors"):
+                tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
+            elif name == STATE:
+                state = json.loads(data)
+        except (SafetensorError, ValueError, KeyError, RecursionError) as error:  # whole, but not of our making
+            raise DataError(f"{path / name} is not of a checkpoint: {error}") from None
+    if not isinstance(state, dict):
+        raise DataError(f"{path / STATE} is not of a checkpoint")
     if state.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{path / STATE}: format version {state.get('format_version')} is not {FORMAT_VERSION}")
     return Checkpoint(path, tensors, state)
@@ -95,6 +111,16 @@ def newest(folder: Path, on_skip: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def problem(path: Path) -> str:
+    """Return what is wrong with a checkpoint, naming the file; "" if it is whole."""
+    try:
+        for name, expected in _manifest(path).items():
+            _checked(path / name, expected)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def best_path(folder: Path) -> Path:
     """Return where the best checkpoint is; if a crash fell between the two renames of a swap, its predecessor."""
     best = folder / "best"
@@ -102,16 +128,33 @@ def best_path(folder: Path) -> Path:
     return old if old.exists() and not best.exists() else best
 
 
-def prune(folder: Path, keep: int = 2) -> None:
-    """Remove the oldest step checkpoints and drafts of crashed saves, as long as `keep` newer ones are whole."""
-    for draft in folder.glob(f"step-*{_TMP}"):
+def tidy(folder: Path) -> None:
+    """Clear away what a crashed save left behind: its draft, and what had stepped aside for it."""
+    discard_drafts(folder)
+    for old in folder.glob(f"*{_OLD}"):
+        path = old.with_name(old.name.removesuffix(_OLD))
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+
+
+def discard_drafts(folder: Path) -> None:
+    """Remove what was begun and did not become whole."""
+    for draft in folder.glob(f"*{_TMP}"):
         shutil.rmtree(draft)
-    whole = 0
+
+
+def prune(folder: Path, keep: int = 2) -> list[Path]:
+    """Remove the oldest step checkpoints, as long as `keep` newer ones are whole; returns what was removed."""
+    whole, removed = 0, []
     for path in reversed(step_folders(folder)):
         if whole >= keep:
             shutil.rmtree(path)
-        elif _is_whole(path):
+            removed.append(path)
+        elif not problem(path):
             whole += 1
+    return removed
 
 
 def step_folders(folder: Path) -> list[Path]:
@@ -130,15 +173,6 @@ def _swap_in(draft: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        for name, expected in _manifest(path).items():
-            _checked(path / name, expected)
-    except DataError:
-        return False
-    return True
-
-
 def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -148,7 +182,7 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
         )
     except OSError as error:
         raise DataError(f"{path / MANIFEST} cannot be read ({error.strerror})") from None
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         valid = False
         manifest = {}
     if not valid or STATE not in manifest:

@@ -8,6 +8,7 @@ from kws_dist.tracking import Tracker
 from kws_dist.training import checkpoint
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.saver import Saver
 from kws_dist.training.saving import save
 
 if TYPE_CHECKING:
@@ -24,20 +25,22 @@ def take_up(job: "Job", path: Path) -> Progress:
     return Progress(**loaded.state["progress"])
 
 
-def go_back(job: "Job", tracker: Tracker, progress: Progress) -> None:
+def go_back(job: "Job", saver: Saver | None, tracker: Tracker, progress: Progress) -> None:
     """Put the job and `progress` back to the newest checkpoint, at a lower rate, and save that at once.
 
     So whoever resumes this run knows that it went back. All ranks must call it together.
     """
-    path = on_rank_0(job.accelerator, lambda: str(_newest(job)))
+    path = on_rank_0(job.accelerator, lambda: str(_newest(job, saver)))
     vars(progress).update(vars(take_up(job, Path(path))))
     progress.rollbacks += 1
     progress.rate_factor *= job.config.train.rollback_factor
     tracker.rewind(progress.step)
-    save(job, tracker, progress, False)
+    save(job, saver, progress, False)
 
 
-def _newest(job: "Job") -> Path:
+def _newest(job: "Job", saver: Saver | None) -> Path:
+    if saver:
+        saver.wait()
     found = checkpoint.newest(job.run.checkpoints, on_skip=lambda _: None)
     if found is None:
         raise DataError(f"{job.run.checkpoints} holds no checkpoint that is whole, to go back to")

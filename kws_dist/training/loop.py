@@ -13,7 +13,7 @@ from kws_dist.data.sampler import Sampler
 from kws_dist.data.workers import DeviceWorker
 from kws_dist.display import Display
 from kws_dist.errors import TrainingError
-from kws_dist.evaluation.evaluate import Evaluation, Evaluator
+from kws_dist.evaluation.evaluate import Evaluation, EvaluationStopped, Evaluator
 from kws_dist.tracking import Tracker
 from kws_dist.training.gauges import Gauges, record
 from kws_dist.training.graphed import GraphedStep
@@ -50,6 +50,9 @@ class Parts:
     first_keys: Callable[[int], list[str]]
     """The clips that a step begins with, for people to look at."""
     stop_asked: Callable[[], bool]
+    """Whether this rank was."""
+    stops: Callable[[], bool]
+    """Whether any rank was asked to stop; all ranks must call it together."""
     after_step: Callable[[], None]
     tracker: Tracker
     display: Display
@@ -68,7 +71,7 @@ class Loop:
     def run(self) -> bool:
         """Train; return whether the end was reached. All ranks take the same way through here."""
         try:
-            self._try_out()
+            self._begin()
             while not (self.at_end or self._stopping):
                 self.take_step()
                 step = self.progress.step
@@ -82,7 +85,7 @@ class Loop:
                     self._save(is_best=False)
         finally:
             self.close()
-        return self.at_end
+        return self.at_end and not self._stopping
 
     @property
     def at_end(self) -> bool:
@@ -123,14 +126,18 @@ class Loop:
             self._go_back(figures.bad_steps_in_row, rate)
 
     def validate(self) -> None:
-        """Evaluate on the validation split, save, and note if this is the best so far."""
+        """Evaluate on the validation split, save, and note if this is the best so far.
+
+        If a stop is asked for meanwhile, this validation is owed: the next job begins with it.
+        """
         parts, progress = self.parts, self.progress
         parts.display.busy("validating")
-        with record_function("kws/validation"):
-            model = parts.evaluated_model()
-            val = parts.validate(model) if parts.validate else None
-            raw = parts.validate(parts.raw_model()) if parts.validate and parts.raw_model else None
-            test = parts.test(model) if parts.test else None
+        try:
+            val, raw, test = self._evaluated()
+        except EvaluationStopped:
+            self._stopping = True
+            self._save(is_best=False)
+            return
         is_best = self._note(val)
         self._track(_record(val=val, val_raw=raw, test=test))
         self._save(is_best)
@@ -153,17 +160,38 @@ class Loop:
             self._batches.close()
             self._batches = None
 
-    def _try_out(self) -> None:
-        """Validate on one batch and save, before hours are spent: mistakes are to show now."""
-        if self.at_end:
+    def _begin(self) -> None:
+        """Do what an earlier job was kept from; then try out validation and saving, so that mistakes show at once."""
+        if self._owes_validation():
+            self.validate()
+        if self.at_end or self._stopping:
             return
         self.parts.display.busy("trying out validation")
-        if self.parts.validate:
-            self.parts.validate(self.parts.evaluated_model(), steps=1)
+        try:
+            if self.parts.validate:
+                self.parts.validate(self.parts.evaluated_model(), steps=1)
+        except EvaluationStopped:
+            self._stopping = True
         if self.progress.step == 0:
             self._save(is_best=False)
+        self._stopping = self._stopping or self.parts.stops()
         self.parts.display.busy("training")
         self._gauges.restart()
+
+    def _owes_validation(self) -> bool:
+        """Whether the checkpoint was saved before the validation that was due, or what was best is lost."""
+        progress = self.progress
+        is_due = progress.step > 0 and self.timetable.validates(progress.step)
+        return (is_due and progress.validated_step < progress.step) or progress.validated_step > 0 == progress.best_step
+
+    def _evaluated(self) -> tuple[Evaluation | None, Evaluation | None, Evaluation | None]:
+        """Return how the model does that counts, how the one under its average does, and how on the test split."""
+        parts = self.parts
+        with record_function("kws/validation"):
+            model = parts.evaluated_model()
+            val = parts.validate(model) if parts.validate else None
+            raw = parts.validate(parts.raw_model()) if parts.validate and parts.raw_model else None
+            return val, raw, parts.test(model) if parts.test else None
 
     def _save(self, is_best: bool) -> None:
         with record_function("kws/saving"):

@@ -19,7 +19,8 @@ from kws_dist.training.going_back import go_back
 from kws_dist.training.graphed import GraphedStep, check_graphed
 from kws_dist.training.loop import Parts
 from kws_dist.training.losses import LabelLoss
-from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.ranks import any_rank, on_rank_0
+from kws_dist.training.saver import Saver
 from kws_dist.training.saving import save
 from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
@@ -36,9 +37,10 @@ def parts_of(
     tracker: Tracker,
     display: Display,
     *,
+    saver: Saver | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Parts:
-    """Build what the loop works with; the model is wrapped for several ranks here."""
+    """Build what the loop works with; the model is wrapped for several ranks here. Without a saver nothing is saved."""
     config, learner, device = job.config, job.learner, job.accelerator.device
     front_end = training_front_end(config, job.data, learner.statistics, job.teacher).to(device)
     if config.train.compile:
@@ -57,14 +59,15 @@ def parts_of(
         words=job.data.dataset.words,
         device=device,
         alone=job.accelerator.num_processes == 1,
-        validate=evaluator_of(job, "val") if "val" in job.data.stores else None,
-        test=evaluator_of(job, "test") if config.train.test_each_epoch and "test" in job.data.stores else None,
+        validate=evaluator_of(job, "val", stop) if "val" in job.data.stores else None,
+        test=evaluator_of(job, "test", stop) if config.train.test_each_epoch and "test" in job.data.stores else None,
         evaluated_model=partial(_agreed, job, learner.evaluated),
         raw_model=partial(_agreed, job, learner.model) if learner.average else None,
-        save=partial(save, job, tracker),
-        go_back=partial(go_back, job, tracker),
+        save=partial(save, job, saver),
+        go_back=partial(go_back, job, saver, tracker),
         first_keys=partial(_first_keys, job, worker),
         stop_asked=lambda: stop.asked,
+        stops=partial(_stops, job, stop),
         after_step=after_step,
         tracker=tracker,
         display=display,
@@ -110,8 +113,8 @@ def _wrapped(job: "Job") -> torch.nn.Module:
         return job.accelerator.prepare_model(job.learner.model)
 
 
-def evaluator_of(job: "Job", split: str) -> Evaluator:
-    """Return an evaluator of a split that the data have."""
+def evaluator_of(job: "Job", split: str, stop: StopRequest) -> Evaluator:
+    """Return an evaluator of a split that the data have, which gives up when a stop is asked for."""
     rate_hz = job.data.dataset.sample_rate_hz
     front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics)
     return Evaluator(
@@ -119,7 +122,13 @@ def evaluator_of(job: "Job", split: str) -> Evaluator:
         front_end.to(job.accelerator.device),
         job.accelerator,
         num_classes=len(job.data.dataset.words),
+        stops=partial(_stops, job, stop),
     )
+
+
+def _stops(job: "Job", stop: StopRequest) -> bool:
+    """Whether any rank was asked to stop."""
+    return any_rank(job.accelerator, stop.asked)
 
 
 def _agreed(job: "Job", model: torch.nn.Module) -> torch.nn.Module:

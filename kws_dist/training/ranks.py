@@ -81,6 +81,14 @@ def ranks_for_data(accelerator: Accelerator) -> Ranks:
     return Ranks(share, per_machine, lambda own: gather_object([own]))
 
 
+def any_rank(accelerator: Accelerator, flag: bool) -> bool:
+    """Return whether the flag is set on any rank; all ranks must call it together."""
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(int(flag), device=accelerator.device), "sum")
+    return bool(total)
+
+
 def on_rank_0(accelerator: Accelerator, do: Callable[[], T]) -> T:
     """Call `do` on rank 0 and return what it returned on every rank; its error is raised on every rank.
 

@@ -179,11 +179,12 @@ def show_end(display: Display, job: "Job", result: dict[str, Any]) -> None:
     display.finish(rows, next_steps.after_end(job, result["steps"]))
 
 
-def show_stop(display: Display, job: "Job", step: int) -> None:
+def show_stop(display: Display, job: "Job", step: int, reason: str) -> None:
     """Take the bars away and say how to go on; the last words of a job that was stopped."""
     display.close()
     commands = next_steps.after_stop(job)
-    said = f"stopped: step {step:,} of {job.total_steps:,} is saved in {job.run.path}"
+    by = f" by {reason}" if reason else ""  # what another rank was stopped by is not known here
+    said = f"stopped{by}: step {step:,} of {job.total_steps:,} is saved in {job.run.path}"
     said += "; to go on:" if commands else "; start it again in the same way to go on"
     display.note(said)
     display.commands(commands)

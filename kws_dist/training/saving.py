@@ -1,34 +1,31 @@
-"""What a checkpoint of a job holds, and when which one is written."""
+"""What a checkpoint of a job holds."""
 
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kws_dist.config import to_yaml
-from kws_dist.errors import DataError
 from kws_dist.run import package_versions
-from kws_dist.tracking import Tracker, wandb_id
-from kws_dist.training import checkpoint
+from kws_dist.tracking import wandb_id
 from kws_dist.training.buffers import average_buffers
-from kws_dist.training.mirroring import mirror_checkpoint
 from kws_dist.training.progress import Progress
-from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.saver import Saver, Snapshot
 
 if TYPE_CHECKING:
     from kws_dist.training.session import Job
 
 
-def save(job: "Job", tracker: Tracker, progress: Progress, is_best: bool) -> None:
-    """Save on rank 0; every rank goes on with the same batch-norm statistics that were saved."""
+def save(job: "Job", saver: Saver | None, progress: Progress, is_best: bool) -> None:
+    """Save where there is a saver, on rank 0; every rank goes on with the same batch-norm statistics that are saved."""
     average_buffers(job.learner.model, job.accelerator)
     if job.learner.average:
         average_buffers(job.learner.average.module, job.accelerator)
-    on_rank_0(job.accelerator, partial(_write_checkpoint, job, tracker, progress, is_best))
+    if saver:
+        saver.save(Snapshot(progress.step, job.learner.tensors(), _state(job, progress), is_best))
 
 
-def _write_checkpoint(job: "Job", tracker: Tracker, progress: Progress, is_best: bool) -> None:
+def _state(job: "Job", progress: Progress) -> dict[str, Any]:
     statistics, scaler = job.learner.statistics, job.accelerator.scaler
-    state = {
+    return {
         "step": progress.step,
         "draw": progress.step * job.config.train.global_batch,
         "progress": asdict(progress),
@@ -42,15 +39,3 @@ def _write_checkpoint(job: "Job", tracker: Tracker, progress: Progress, is_best:
         "world": job.accelerator.num_processes,
         "rng": "none to keep: every random number is keyed by (seed, draw) or (seed, step, rank)",
     }
-    tensors, folder = job.learner.tensors(), job.run.checkpoints
-    try:
-        if is_best:  # first, so that no step checkpoint ever speaks of a best one that is not there yet
-            checkpoint.save(folder / "best", tensors, state)
-        checkpoint.save(folder / checkpoint.step_name(progress.step), tensors, state)
-        checkpoint.prune(folder)
-        mirror_checkpoint(job, folder / checkpoint.step_name(progress.step), is_best, tracker)
-        job.run.set_state("running", progress.step)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the checkpoint of step {progress.step} cannot be written ({error.strerror})"
-        ) from None

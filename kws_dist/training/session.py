@@ -19,7 +19,7 @@ from kws_dist.data.sampler import Sampler
 from kws_dist.data.stream_store import StreamStore
 from kws_dist.display import Display, silent
 from kws_dist.errors import TrainingError, UsageError
-from kws_dist.evaluation.evaluate import Evaluation
+from kws_dist.evaluation.evaluate import Evaluation, EvaluationStopped
 from kws_dist.frontend import augment_settings, feature_settings
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.latency import Speed, measure
@@ -34,11 +34,12 @@ from kws_dist.training.front_end import evaluation_front_end, training_statistic
 from kws_dist.training.going_back import take_up
 from kws_dist.training.learner import Learner, build_learner
 from kws_dist.training.loop import Loop
-from kws_dist.training.mirroring import mirror_results
+from kws_dist.training.mirroring import mirror_checkpoint, mirror_results
 from kws_dist.training.parts import evaluator_of, parts_of
 from kws_dist.training.profile import Profiler
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0, ranks_for_data
+from kws_dist.training.saver import Saver
 from kws_dist.training.stop import StopRequest
 from kws_dist.training.teaching import Lesson, open_teacher
 from kws_dist.training.timetable import run_length
@@ -126,7 +127,7 @@ def _check_validation(config: Config, data: Data) -> None:
             raise UsageError(f"--train.best_by {train.best_by}: validation gives no such figure; {hint}")
 
 
-def run_job(job: Job) -> None:
+def run_job(job: Job, stop: StopRequest) -> None:
     """Train until the end of the run or until asked to stop, and leave a run folder that says how it went."""
     if job.config.dry_run:
         _dry_run(job)
@@ -138,7 +139,7 @@ def run_job(job: Job) -> None:
         if progress is None:
             return
         job.learner.statistics = job.learner.statistics or statistics_of(job)
-        display, tracker = _watchers(job, console, progress)
+        display, tracker = _watchers(job, console, progress, stop)
         stack.enter_context(display)
         stack.enter_context(tracker)
         stack.callback(job.data.close)
@@ -146,22 +147,28 @@ def run_job(job: Job) -> None:
         display.startup(rows, changed, job.data.dataset.words)
         for warning in report.warnings(job):
             display.warn(warning)
-        with StopRequest(display) as stop:
-            at_end = _trained(job, progress, stop, tracker, display)
-        if at_end:
-            conclude(job, progress, tracker, display)
-        elif job.accelerator.is_main_process:
-            job.run.set_state("stopped", progress.step)
-            report.show_stop(display, job, progress.step)
+        saver = stack.enter_context(_saver(job, tracker, display)) if job.accelerator.is_main_process else None
+        at_end = _trained(job, progress, stop, tracker, display, saver)
+        if not (at_end and conclude(job, progress, stop, tracker, display)) and job.accelerator.is_main_process:
+            job.run.set_state("stopped", progress.step, reason=stop.reason)
+            report.show_stop(display, job, progress.step, stop.reason)
+        stop.obeyed()
 
 
-def _trained(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display) -> bool:
-    """Train; return whether the end was reached, and not only a stop."""
+def _saver(job: Job, tracker: Tracker, display: Display) -> Saver:
+    return Saver(job.run, display.warn, lambda path, is_best: mirror_checkpoint(job, path, is_best, tracker))
+
+
+def _trained(
+    job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display, saver: Saver | None
+) -> bool:
+    """Train; return whether the end was reached, and not only a stop. All that was learnt is on the disk then."""
     train = job.config.train
     profiled_steps = train.profile if job.accelerator.is_main_process else 0
     with Profiler(profiled_steps, job.run.path / "profile", display.note, first_step=progress.step) as profiler:
-        parts = parts_of(job, stop, tracker, display, after_step=profiler.step)
+        parts = parts_of(job, stop, tracker, display, saver=saver, after_step=profiler.step)
         at_end = Loop(parts, train, progress).run()
+    on_rank_0(job.accelerator, lambda: saver.finish() if saver else None)
     if at_end and progress.skipped_steps >= progress.step > 0:
         raise TrainingError(
             f"all {progress.step} steps had a loss or gradient that is not finite, so nothing was learnt:"
@@ -185,15 +192,7 @@ def _dry_run(job: Job) -> None:
 
 def _take_up(job: Job, console: Console) -> Progress | None:
     """Go on from the right checkpoint, or begin; None if there is nothing left to do."""
-    where = partial(
-        resume.where,
-        job.run,
-        job.config,
-        job.facts,
-        steps_per_epoch=job.sampler.steps_per_epoch,
-        on_skip=partial(console.print, style="yellow", soft_wrap=True),
-    )
-    path = on_rank_0(job.accelerator, where)
+    path = on_rank_0(job.accelerator, partial(_where, job, console))
     if path == resume.FINISHED:
         if job.accelerator.is_main_process:
             console.print(
@@ -206,9 +205,27 @@ def _take_up(job: Job, console: Console) -> Progress | None:
         _begin(job, console)
         return Progress()
     progress = take_up(job, Path(path))
-    if not checkpoint.best_path(job.run.checkpoints).exists():
-        progress.best_step = 0  # it lies in the folder of the run that this one branches off from
+    if not on_rank_0(job.accelerator, partial(_has_best, job.run, console)):
+        progress.best_step = 0
     return progress
+
+
+def _where(job: Job, console: Console) -> str | None:
+    """Clear up after a crash, and return what `resume.where` does."""
+    checkpoint.tidy(job.run.checkpoints)
+    on_skip = partial(console.print, style="yellow", soft_wrap=True)
+    steps_per_epoch = job.sampler.steps_per_epoch
+    return resume.where(job.run, job.config, job.facts, steps_per_epoch=steps_per_epoch, on_skip=on_skip)
+
+
+def _has_best(run: RunFolder, console: Console) -> bool:
+    """Whether there is a best checkpoint; it may lie in the folder of a run that this one branches off from."""
+    best = checkpoint.best_path(run.checkpoints)
+    wrong = checkpoint.problem(best) if best.exists() else ""
+    if wrong:
+        said = f"warning: the best checkpoint is lost ({wrong}): what is best is chosen anew from here on"
+        console.print(said, style="yellow", soft_wrap=True, highlight=False, markup=False)
+    return best.exists() and not wrong
 
 
 def _begin(job: Job, console: Console) -> None:
@@ -230,12 +247,13 @@ def statistics_of(job: Job) -> Statistics | None:
     )
 
 
-def _watchers(job: Job, console: Console, progress: Progress) -> tuple[Display, Tracker]:
+def _watchers(job: Job, console: Console, progress: Progress, stop: StopRequest) -> tuple[Display, Tracker]:
     if not job.accelerator.is_main_process:
         return silent(), Tracker([])
     job.run.begin(job.config)
     job.run.set_state("running", progress.step)
     display = _display(job, console, progress.step)
+    stop.watch(job.run.path, display)
     settings = asdict(job.config)
     sinks = sinks_of(job.config.tracking, job.run.path, settings, display.warn, progress.step)
     return display, Tracker(sinks)
@@ -254,17 +272,19 @@ def _inference_speed(job: Job) -> Speed:
     return measure(front_end, job.learner.evaluated, clip_samples, device, budget_s=_SPEED_BUDGET_S)
 
 
-def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -> None:
-    """Evaluate the best checkpoint on every held-out split and write what the run is judged by."""
+def conclude(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display) -> bool:
+    """Evaluate the best checkpoint on every held-out split and write what the run is judged by.
+
+    Returns False if a stop was asked for before that was done.
+    """
     best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
     job.learner.load(best.tensors, best.state)
-    model = job.learner.evaluated
-    results, judged = {}, [split for split in ("val", "test") if split in job.data.stores]
-    for split in judged:
-        worst = job.config.tracking.worst_clips if split == judged[-1] else 0
-        results[split] = evaluator_of(job, split)(model, worst=worst)
+    try:
+        results = _judged(job, stop)
+    except EvaluationStopped:
+        return False
     if not job.accelerator.is_main_process:
-        return
+        return True
     result = report.summary(results, job, progress)
     result["inference"] = asdict(_inference_speed(job))
     job.run.write_result(result)
@@ -273,3 +293,11 @@ def conclude(job: Job, progress: Progress, tracker: Tracker, display: Display) -
     job.run.set_state("finished", progress.step)
     tracker.finish(0, {f"{split}/accuracy": evaluation.accuracy for split, evaluation in results.items()})
     report.show_end(display, job, result)
+    return True
+
+
+def _judged(job: Job, stop: StopRequest) -> dict[str, Evaluation]:
+    """Evaluate on every held-out split, on the last of them with its worst clips."""
+    splits = [split for split in ("val", "test") if split in job.data.stores]
+    worst = {splits[-1]: job.config.tracking.worst_clips} if splits else {}
+    return {split: evaluator_of(job, split, stop)(job.learner.evaluated, worst=worst.get(split, 0)) for split in splits}

@@ -45,7 +45,7 @@ def main() -> None:
     rank = accelerator.process_index
     np.savez(folder / f"draws-{accelerator.num_processes}-{rank}.npz", drawn=np.concatenate(drawn, axis=1))
     save_file(weights, folder / f"weights-{accelerator.num_processes}-{rank}.safetensors")
-    confusion = evaluator_of(job, "test")(parts.evaluated_model()).confusion
+    confusion = evaluator_of(job, "test", StopRequest())(parts.evaluated_model()).confusion
     buffers = [b.double().sum().item() for b in job.learner.evaluated.buffers()]
     np.savez(
         folder / f"figures-{accelerator.num_processes}-{rank}.npz",

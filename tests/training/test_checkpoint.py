@@ -80,7 +80,7 @@ def test_a_save_that_was_cut_short_is_not_seen_and_is_cleared_away(tmp_path: Pat
     found = checkpoint.newest(tmp_path, pytest.fail)
     assert found is not None
     assert found.state["step"] == 10
-    checkpoint.prune(tmp_path)
+    checkpoint.tidy(tmp_path)
     assert not draft.exists()
 
 

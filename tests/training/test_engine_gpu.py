@@ -9,6 +9,7 @@ import torch
 from jobs import a_job, take_steps
 
 from kws_dist.training.session import run_job
+from kws_dist.training.stop import StopRequest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -68,13 +69,13 @@ def test_a_scaled_overflow_is_skipped_and_its_scale_is_in_the_checkpoint(tiny_da
         assert all(torch.equal(weight, before[name]) for name, weight in job.learner.model.named_parameters())
         assert job.accelerator.scaler.get_scale() == 2.0**59
     with a_job(tiny_dataset, *settings) as (job, _):
-        run_job(job)
+        run_job(job, StopRequest())
         assert job.accelerator.scaler is not None
         scale = job.accelerator.scaler.get_scale()
     with a_job(tiny_dataset, *settings, "--train.epochs", "4") as (job, _):
         assert job.accelerator.scaler is not None
         job.accelerator.scaler = torch.amp.GradScaler("cuda", init_scale=2.0)
-        run_job(job)
+        run_job(job, StopRequest())
         assert job.accelerator.scaler.get_scale() == scale
 
 
@@ -98,7 +99,7 @@ def test_a_graphed_run_is_resumed_and_finishes(tiny_dataset: Path, tmp_path: Pat
     settings = ("--run_dir", tmp_path, "--train.cuda_graph", *MODELS["bcresnet"], *AUGMENTED)
     for epochs in ("2", "4"):
         with a_job(tiny_dataset, *settings, "--train.epochs", epochs) as (job, _):
-            run_job(job)
+            run_job(job, StopRequest())
     assert '"finished"' in (tmp_path / "state.json").read_text()
 
 

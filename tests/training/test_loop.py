@@ -13,6 +13,7 @@ from kws_dist.errors import DataError, TrainingError, UsageError
 from kws_dist.metrics_file import read_metrics
 from kws_dist.training.checkpoint import newest, step_folders
 from kws_dist.training.session import run_job
+from kws_dist.training.stop import StopRequest
 
 DIVERGING = ("--train.learning_rate", "1e30", "--train.warmup_epochs", "0", "--train.max_bad_steps", "3")
 
@@ -20,7 +21,7 @@ DIVERGING = ("--train.learning_rate", "1e30", "--train.warmup_epochs", "0", "--t
 def train(shards: Path, run_dir: Path, *settings: str | Path) -> None:
     """Train a small model for 3 epochs x 2 steps, unless settings say otherwise."""
     with a_job(shards, "--run_dir", run_dir, *settings) as (job, _):
-        run_job(job)
+        run_job(job, StopRequest())
 
 
 def steps_with(run_dir: Path, figure: str) -> list[int]:

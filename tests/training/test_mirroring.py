@@ -18,6 +18,7 @@ from kws_dist.tracking import Tracker, sinks_of
 from kws_dist.training.mirroring import mirror_checkpoint, mirror_results
 from kws_dist.training.parts import evaluator_of
 from kws_dist.training.session import Job
+from kws_dist.training.stop import StopRequest
 
 MIRRORS = ("--tracking.wandb", "offline", "--tracking.tensorboard", "--tracking.checkpoints")
 
@@ -46,7 +47,7 @@ def job(tiny_dataset: Path, tmp_path: Path) -> Iterator[Job]:
 
 def results_of(job: Job, worst: int) -> dict[str, Evaluation]:
     """Evaluate a model that has learnt nothing."""
-    return {split: evaluator_of(job, split)(job.learner.model, worst=worst) for split in ("val", "test")}
+    return {split: evaluator_of(job, split, StopRequest())(job.learner.model, worst=worst) for split in ("val", "test")}
 
 
 def listed(job: Job) -> list[dict[str, Any]]:

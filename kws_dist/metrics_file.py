@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,37 +16,58 @@ REQUIRED = ("step", "clips_seen", "time_s")
 
 
 class MetricsFile(Sink):
-    """An append-only `metrics.jsonl`: what was logged is in the file when `log` returns."""
+    """An append-only `metrics.jsonl`: what was logged is in the file when `log` returns.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: io.TextIOWrapper | None = None
+    Unless the disk is full: then it waits in memory, `warn` is told once, and each record tries again.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None] = warnings.warn) -> None:
+        self._path, self._warn = path, warn
+        self._file: io.FileIO | None = None
+        self._unwritten = bytearray()
 
     def log(self, record: Record) -> None:
         """Append the record; nan and infinity become null, which every JSON reader takes."""
         missing = [name for name in REQUIRED if name not in record]
         assert not missing, f"a record needs {missing}, got {sorted(record)}"
-        if self._file is None:
-            self._rewrite(keep=lambda _: True)  # or the record would be glued to a half-written line
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(to_json(record) + "\n")
-        self._file.flush()
+        was_behind = bool(self._unwritten)
+        self._unwritten += to_json(record).encode() + b"\n"
+        try:
+            self._write()
+        except OSError as error:
+            if not was_behind:
+                self._warn(f"{self._path} cannot be written ({error.strerror}): its lines wait in memory until it can")
 
     def rewind(self, step: int) -> None:
         """Drop the records of steps beyond `step`, so that a run that goes on from there records every step once."""
+        self._write()
         self._rewrite(keep=lambda record: record["step"] <= step)
 
     def finish(self, exit_code: int, summary: Record) -> None:  # noqa: ARG002 -- the protocol of every sink
         """Close the file."""
+        try:
+            self._write()
+        except OSError as error:
+            self._warn(f"{self._path} lacks its last lines: it cannot be written ({error.strerror})")
+        self._close()
+
+    def _write(self) -> None:
+        """Write what is waiting; what of it a full disk still took is not written again."""
+        if self._unwritten and self._file is None:
+            self._rewrite(keep=lambda _: True)  # or the record would be glued to a half-written line
+            self._file = self._path.open("ab", buffering=0)
+        while self._unwritten:
+            assert self._file
+            del self._unwritten[: self._file.write(self._unwritten)]
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _rewrite(self, keep: Callable[[Record], bool]) -> None:
         """Keep only some of the whole records."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
         if not self._path.exists():
             return
         kept = [record for record in read_metrics(self._path) if keep(record)]

@@ -3,6 +3,7 @@
 Records keep the names of their scalars everywhere. Only rank 0 makes a `Tracker`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,48 +38,52 @@ _LONGEST_TAG, _LONGEST_PROJECT, _NOT_IN_PROJECT = 64, 128, "/\\#?%:"  # as W&B w
 
 
 class Tracker:
-    """All sinks as one; leaving the `with` block finishes them, as failed when an exception is on its way."""
+    """All sinks as one; leaving the `with` block finishes them, as failed when an exception is on its way.
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = sinks
+    A sink whose files cannot be written is given up, and `warn` told so: training goes on without it.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], warn: Callable[[str], None] = warnings.warn) -> None:
+        self._sinks, self._warn = list(sinks), warn
         self._finished = False
 
     def log(self, record: Record) -> None:
         """Give every sink the record."""
-        for sink in self._sinks:
-            sink.log(record)
+        self._each(lambda sink: sink.log(record))
 
     def log_image(self, name: str, path: Path) -> None:
         """Give every sink the picture."""
-        for sink in self._sinks:
-            sink.log_image(name, path)
+        self._each(lambda sink: sink.log_image(name, path))
 
     def log_confusion(self, name: str, words: Sequence[str], matrix: NDArray[np.integer]) -> None:
         """Give every sink the counts of answers `(C, C)`, one row for each true word."""
-        for sink in self._sinks:
-            sink.log_confusion(name, words, matrix)
+        self._each(lambda sink: sink.log_confusion(name, words, matrix))
 
     def log_clips(self, name: str, clips: Sequence[HeardClip]) -> None:
         """Give every sink the clips."""
-        for sink in self._sinks:
-            sink.log_clips(name, clips)
+        self._each(lambda sink: sink.log_clips(name, clips))
 
     def log_checkpoint(self, path: Path, aliases: Sequence[str]) -> None:
         """Give every sink the checkpoint, which may go or change afterwards."""
-        for sink in self._sinks:
-            sink.log_checkpoint(path, aliases)
+        self._each(lambda sink: sink.log_checkpoint(path, aliases))
 
     def rewind(self, step: int) -> None:
         """Tell every sink that what came after `step` is void, and will come again."""
-        for sink in self._sinks:
-            sink.rewind(step)
+        self._each(lambda sink: sink.rewind(step))
 
     def finish(self, exit_code: int, summary: Record) -> None:
         """Finish every sink; a second call does nothing."""
         if not self._finished:
             self._finished = True
-            for sink in self._sinks:
-                sink.finish(exit_code, summary)
+            self._each(lambda sink: sink.finish(exit_code, summary))
+
+    def _each(self, do: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                do(sink)
+            except OSError as error:
+                self._sinks.remove(sink)
+                self._warn(f"{type(sink).__name__} is given up, because its files cannot be written ({error})")
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +101,7 @@ def sinks_of(
 
     `config`: the settings of the run, to be shown; `warn` is told, in a sentence, what a mirror cannot do.
     """
-    metrics = MetricsFile(run_dir / "metrics.jsonl")
+    metrics = MetricsFile(run_dir / "metrics.jsonl", warn)
     metrics.rewind(start_step)
     sinks: list[Sink] = [metrics]
     if tracking.tensorboard:

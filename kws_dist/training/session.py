@@ -256,7 +256,7 @@ def _watchers(job: Job, console: Console, progress: Progress, stop: StopRequest)
     stop.watch(job.run.path, display)
     settings = asdict(job.config)
     sinks = sinks_of(job.config.tracking, job.run.path, settings, display.warn, progress.step)
-    return display, Tracker(sinks)
+    return display, Tracker(sinks, display.warn)
 
 
 def _display(job: Job, console: Console, start_step: int) -> Display:

@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]
 _CHUNK_BYTES = 1 << 18
 _ASK_AGAIN_LATER = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_LENGTH = re.compile(r"\d{1,18}")  # Python makes no number of 5,000 digits
 
 
 class TransferError(Exception):
@@ -117,7 +118,7 @@ class Transfer:
             raise TransferError(refusal)
         content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         size = response.headers.get("Content-Length", "") if status == 200 else content_range and content_range[2]
-        if size and size.isdecimal() and int(size) != self.size_bytes:
+        if size and _LENGTH.fullmatch(size) and int(size) != self.size_bytes:
             raise TransferError(f"the file there has {int(size):,} bytes, and the official one {self.size_bytes:,}")
         if status == 200:
             return 0

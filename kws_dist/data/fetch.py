@@ -24,6 +24,7 @@ _READERS: dict[str, Callable[[str, Received, Patience], None]] = {
 }
 _ATTEMPTS_OF_A_DISK = 3
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+_USER = re.compile(r"//[^/?#]*@")  # with a password
 
 
 class UnreachableError(DataError):
@@ -105,7 +106,9 @@ class Remote:
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
     def _shown(self, url: str) -> str:
-        return _without_secrets(url) if self._reader is read_http else url
+        if self._reader is read_file:
+            return url
+        return _without_secrets(url) if self._reader is read_http else _USER.sub("//", url)
 
 
 def _scheme(url: str) -> str:
@@ -114,7 +117,9 @@ def _scheme(url: str) -> str:
     scheme = found[0].lower() if found else ""
     if scheme not in _READERS:
         known = ", ".join(f"{name}://" for name in _READERS if name)
-        raise UsageError(f"--data.shards {url!r}: {scheme}: cannot be read; give a folder or a URL with {known}")
+        raise UsageError(
+            f"--data.shards {_without_secrets(url)!r}: {scheme}: cannot be read; give a folder or a URL with {known}"
+        )
     if _READERS[scheme] is read_file:
         return scheme
     try:
@@ -123,7 +128,9 @@ def _scheme(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise UsageError(f"--data.shards {url!r}: not an address; it should look like {scheme}://NAME/FOLDER")
+        raise UsageError(
+            f"--data.shards {_without_secrets(url)!r}: not an address; it should look like {scheme}://NAME/FOLDER"
+        )
     return scheme
 
 
@@ -133,5 +140,5 @@ def _local(url: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    """Return what may be shown of an address, also of one that is none."""
+    return _USER.sub("//", re.split(r"[?#]", url, maxsplit=1)[0])

@@ -23,7 +23,9 @@ _CHUNK_BYTES = 1 << 18
 _STEADY_BYTES = 1 << 20
 _RANGE_BYTES = 4 << 20  # of a request to a cloud store: large enough that its latency does not count
 _ASK_AGAIN_LATER = (408, 429)  # and all of 5xx
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")  # Python makes no number of 5,000 digits
+_LENGTH = re.compile(r"\d{1,18}")
+_STRONG_ETAG = re.compile(r'"[^"]*"')
 
 
 def read_file(path: str, received: Received, patience: Patience) -> None:  # noqa: ARG001 - a disk has no time-out
@@ -63,8 +65,8 @@ def _get(url: str, received: Received, patience: Patience) -> requests.Response:
     headers = {"Accept-Encoding": "identity"}
     if received.held_bytes:
         headers["Range"] = f"bytes={received.held_bytes}-"
-        if received.version.startswith('"'):  # a strong ETag; any other is compared when the answer is here
-            headers["If-Range"] = received.version[: received.version.index('"', 1) + 1]
+        if strong := _STRONG_ETAG.match(received.version):  # any other is compared when the answer is here
+            headers["If-Range"] = strong[0]
     try:
         return requests.get(url, headers=headers, stream=True, timeout=(patience.connect_s, patience.stall_s))
     except requests.ConnectTimeout as error:
@@ -81,22 +83,27 @@ def _get(url: str, received: Received, patience: Patience) -> requests.Response:
 def _extent(response: requests.Response) -> tuple[int, int | None]:
     """Return which byte of the object the answer begins with, and the size of the object if it is told."""
     status, headers = response.status_code, response.headers
-    refusal = f"the server answers {status} {response.reason or ''}".rstrip()
+    refusal = f"the server answers {status} {_printable(response.reason or '')}".rstrip()
     if status in _ASK_AGAIN_LATER or status >= 500:
         raise BrokenError(refusal)
     if status == 416:
         raise ChangedError(refusal)
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise RefusedError(f"the server sends it as {headers['Content-Encoding']}, which it was asked not to")
+        encoding = _printable(headers["Content-Encoding"])
+        raise RefusedError(f"the server sends it as {encoding}, which it was asked not to")
     if status == 200:
         size = headers.get("Content-Length", "")
-        return 0, int(size) if size.isdecimal() else None
+        return 0, int(size) if _LENGTH.fullmatch(size) else None
     if status != 206:
         raise RefusedError(refusal)
     told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if not told:
         raise ChangedError("the server does not say which part it sends")
     return int(told[1]), int(told[2]) if told[2] != "*" else None
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
 
 
 def _receive(response: requests.Response, received: Received, patience: Patience, end_byte: int | None) -> None:

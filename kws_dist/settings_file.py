@@ -18,29 +18,53 @@ def read_settings(text: str, *, name: str, defaults: Mapping[str, Any]) -> list[
     `defaults` holds every setting as `{"train.epochs": 30}`, for what only its type can tell. A name that is not
     among them is passed on, for the parser to say what was probably meant.
     """
-    try:
-        # BaseLoader: every scalar stays a string. Plain YAML would read the word "no" as False and 1e-3 as text.
-        content = yaml.load(text, Loader=yaml.BaseLoader) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(text, name=name)
     if not isinstance(content, dict):
         raise UsageError(f"{name} should hold lines such as `train: {{epochs: 30}}`, not a {type(content).__name__}")
     try:
-        _refuse_repeated(yaml.compose(text, Loader=yaml.BaseLoader))
         return list(_words(content, defaults))
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
 
 
-def _refuse_repeated(node: yaml.Node | None) -> None:
-    """Raise `ValueError` if a section or a setting is there twice: YAML would drop the first without a word."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise ValueError(f"{key.value} is there twice, again in line {key.start_mark.line + 1}")
-            seen.add(key.value)
-            _refuse_repeated(value)
+def read_yaml(text: str, *, name: str) -> Any:
+    """Return what a YAML text holds: dicts, lists and strings; an empty dict if it holds nothing.
+
+    `UsageError`, which calls it `name`, if it is no YAML or says something twice.
+    """
+    try:
+        # BaseLoader: every scalar stays a string. Plain YAML would read the word "no" as False and 1e-3 as text.
+        content = yaml.load(text, Loader=yaml.BaseLoader) or {}
+        _refuse_repeated(yaml.compose(text, Loader=yaml.BaseLoader), set())
+        return content
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UsageError(f"{name} is nested without end") from None
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _refuse_repeated(node: yaml.Node | None, met: set[int]) -> None:
+    """Raise `ValueError` if a section or a setting is there twice: YAML would drop the first without a word.
+
+    `met`: the lists and sections so far. One that is met again is an alias; a few lines of those can say billions.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    if id(node) in met:
+        raise ValueError(f"what line {node.start_mark.line + 1} holds is used again by an alias; write it out")
+    met.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated(item, met)
+        return
+    seen = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise ValueError(f"{key.value} is there twice, again in line {key.start_mark.line + 1}")
+        seen.add(key.value)
+        _refuse_repeated(value, met)
 
 
 def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str = "") -> Iterator[str]:

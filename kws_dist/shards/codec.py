@@ -33,16 +33,24 @@ def encode(samples: Samples, codec: Codec) -> bytes:
     return file.getvalue()
 
 
-def decode(audio: bytes | memoryview, codec: Codec) -> Samples:
-    """Return the samples (samples,) of `encode`; a view for WAV. Raises `ValueError` if it cannot be decoded."""
+def decode(audio: bytes | memoryview, codec: Codec, n_samples: int | None = None) -> Samples:
+    """Return the samples (samples,) of `encode`; a view for WAV. Raises `ValueError` if it cannot be decoded.
+
+    `n_samples`: how many its index says, so that no memory is taken for what else its header claims.
+    """
     if codec == "wav":
         return np.frombuffer(audio, "<i2", offset=WAV_HEADER_BYTES)
     try:
-        samples, rate_hz = soundfile.read(io.BytesIO(audio), dtype="int16")
+        with soundfile.SoundFile(io.BytesIO(audio)) as sound:
+            if n_samples not in (None, sound.frames):
+                raise ValueError(f"it has {sound.frames:,} samples, and its index says {n_samples:,}")
+            if (sound.samplerate, sound.channels) != (SAMPLE_RATE_HZ, 1):
+                raise ValueError(f"it has {sound.samplerate} Hz and {sound.channels} channels")
+            samples = sound.read(dtype="int16")
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(str(error)) from error
-    if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
-        raise ValueError(f"{rate_hz} Hz, {samples.shape}")
+        raise ValueError(getattr(error, "error_string", str(error)).rstrip(".")) from error
+    if n_samples not in (None, len(samples)):
+        raise ValueError(f"it ends after {len(samples):,} samples, and its index says {n_samples:,}")
     return np.asarray(samples, np.int16)
 
 

@@ -113,20 +113,21 @@ def _read_clip(shard: VerifiedShard, number: int) -> Samples:
     row = shard.index.rows[number]
     with shard.path.open("rb") as file:
         file.seek(int(row["audio_offset"]))
-        return decode(file.read(int(row["audio_bytes"])), shard.index.codec)
+        return decode(file.read(int(row["audio_bytes"])), shard.index.codec, int(row["n_samples"]))
 
 
 def _measure_shard(shard: VerifiedShard) -> NDArray[np.void]:
     """Return the measures of the whole clips of a shard, in its order."""
     assert shard.index is not None
     index, found = shard.index, list[tuple[float | int | bool, ...]]()
-    sizes, audio_bytes = index.rows["record_bytes"].tolist(), index.rows["audio_bytes"].tolist()
+    sizes, audio_bytes, n_samples = (index.rows[name].tolist() for name in ("record_bytes", "audio_bytes", "n_samples"))
     if shard.whole.any():
         for numbers, block in read_blocks(shard.path, index):
             first = BLOCK_BYTES
             for number in numbers:
                 if shard.whole[number]:
-                    found.append(measure(decode(block[first : first + audio_bytes[number]], index.codec)))
+                    audio = block[first : first + audio_bytes[number]]
+                    found.append(measure(decode(audio, index.codec, n_samples[number])))
                 first += sizes[number]
     return np.array(found, MEASURES)
 

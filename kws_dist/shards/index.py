@@ -6,6 +6,7 @@ nothing: a file that is short, long, damaged or made up raises `DataError`, and 
 
 import json
 import re
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -24,6 +25,7 @@ from kws_dist.shards.record import BLOCK_BYTES, KEY, TRAILER
 INDEX_VERSION = 2
 INDEX_SUFFIX = ".idx"
 MAX_INDEX_BYTES = 1 << 30
+_MAX_CLIP_SAMPLES = 1 << 26  # more than an hour; no recording that was read can have been longer
 REMEDY = "make the shards again with the command in dataset.json"
 SHARD_NAME = re.compile(r"(train|val|test|noise)-\d{6}\.tar")
 
@@ -88,8 +90,11 @@ def pack_index(index: ShardIndex) -> bytes:
 def load_index(path: Path) -> tuple[ShardIndex, bytes]:
     """Read and check one index file; also returns its bytes. Raises `DataError` naming the file."""
     try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise DataError(f"{path}: larger than any index ({path.stat().st_size:,} bytes)")
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for, a device would never end
+            raise DataError(f"{path}: not a file; {REMEDY}")
+        if about.st_size > MAX_INDEX_BYTES:
+            raise DataError(f"{path}: larger than any index ({about.st_size:,} bytes)")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -136,7 +141,7 @@ def _check_rows(index: ShardIndex) -> None:
             index.codec != "wav" or np.array_equal(rows["audio_bytes"], WAV_HEADER_BYTES + 2 * rows["n_samples"])
         )
         and bool(np.all(rows["audio_bytes"] + 3 * BLOCK_BYTES <= rows["record_bytes"])),
-        "lengths": bool(np.all(rows["n_samples"] > 0)),
+        "lengths": bool(np.all((rows["n_samples"] > 0) & (rows["n_samples"] <= _MAX_CLIP_SAMPLES))),
         "labels": bool(np.all(rows["label"] >= -1)),
         "speakers": bool(np.all(rows["speaker"] < len(index.speakers))),
     }

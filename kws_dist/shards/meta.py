@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kws_dist.corpus.clip import NOISE_SPLIT, NOISE_WORD, SAMPLE_RATE_HZ, SPLITS, Rejected
+from kws_dist.corpus.naming import fault_of_word
 from kws_dist.errors import DataError
 from kws_dist.shards.codec import Codec, codec_named
 from kws_dist.shards.index import REMEDY, SHARD_NAME, ShardIndex
@@ -18,6 +19,7 @@ META_NAME = "dataset.json"
 REJECTED_NAME = "rejected.jsonl"
 _CHECKSUM = "checksum"
 _MAX_META_BYTES = 64 << 20
+_MAX_LEVELS = 32  # of lists and objects in each other; what is written has 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ def _parse(raw: object) -> DatasetMeta:
     for name, value in known.items():
         if raw.get(name) != value or isinstance(raw[name], bool):
             raise ValueError(f"{name} is {raw.get(name)!r}, and this program reads {value!r}")
+    if _levels(raw) > _MAX_LEVELS:
+        raise ValueError("its lists are nested without end")
     if raw.pop(_CHECKSUM, None) != _hash(raw):
         raise ValueError("it was changed after it was written")
     entries = _field(raw, "shards", list)
@@ -132,7 +136,7 @@ def _parse(raw: object) -> DatasetMeta:
     meta = DatasetMeta(
         format_version=FORMAT_VERSION,
         task=_field(raw, "task", str),
-        words=_field(raw, "words", list),
+        words=_texts(raw, "words"),
         sample_rate_hz=SAMPLE_RATE_HZ,
         codec=codec_named(_field(raw, "codec", str)),
         clips=_field(raw, "clips", dict),
@@ -142,12 +146,12 @@ def _parse(raw: object) -> DatasetMeta:
         rejected=_field(raw, "rejected", int),
         rejected_sha256=_field(raw, "rejected_sha256", str),
         source=_field(raw, "source", dict),
-        command=_field(raw, "command", list),
+        command=_texts(raw, "command"),
         seed=_field(raw, "seed", int),
         plan=_field(raw, "plan", str),
         digest=_field(raw, "digest", str),
     )
-    if not meta.words or not all(isinstance(w, str) for w in meta.words) or len(set(meta.words)) < len(meta.words):
+    if not meta.words or any(map(fault_of_word, meta.words)) or len(set(meta.words)) < len(meta.words):
         raise ValueError("'words' is not a list of different words")
     if len({entry.name for entry in meta.shards}) < len(meta.shards):
         raise ValueError("'shards' lists a shard twice")
@@ -168,6 +172,11 @@ def _parse_entry(raw: Mapping[str, Any]) -> ShardEntry:
     return entry
 
 
+def _levels(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_levels, inner), default=0)
+
+
 def _hash(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -177,3 +186,10 @@ def _field(raw: Mapping[str, Any], name: str, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{name!r} is missing or not a {kind.__name__}")
     return value
+
+
+def _texts(raw: Mapping[str, Any], name: str) -> list[str]:
+    texts = _field(raw, name, list)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name!r} is not a list of texts")
+    return texts

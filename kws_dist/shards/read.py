@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Samples
+from kws_dist.corpus.container import printable
 from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.codec import Codec, decode
 from kws_dist.shards.index import REMEDY, SHARD_NAME, ShardIndex, index_path, load_index
@@ -101,7 +102,7 @@ def _why_not_finished(root: Path) -> str:
         there = sum((root / name).is_file() for name, _ in unfinished.shards)
         return (
             f"unfinished, {there} of {len(unfinished.shards)} shards are there;"
-            f" go on with: {shlex.join(unfinished.command)}"
+            f" go on with: {printable(shlex.join(unfinished.command))}"
         )
     if any(SHARD_NAME.match(path.name) for path in root.iterdir()):
         return f"unfinished, it has shards but no {META_NAME}; run the same make_shards command again"
@@ -120,9 +121,11 @@ def verify_record(rows: Rows, i: int, record: bytes | memoryview) -> None:
 def pcm_of(rows: Rows, i: int, record: bytes | memoryview) -> Samples:
     """Return the samples (samples,) of clip `i` from its verified record; a view, if it is WAV."""
     first = int(rows.audio_offset[i] - rows.record_offset[i])
-    samples = decode(memoryview(record)[first : first + int(rows.audio_bytes[i])], rows.codec)
-    assert len(samples) == rows.n_samples[i], "the record has been verified"
-    return samples
+    try:
+        return decode(memoryview(record)[first : first + int(rows.audio_bytes[i])], rows.codec, int(rows.n_samples[i]))
+    except ValueError as error:  # it is as it was written, and was written wrongly
+        where = f"{rows.shard_paths[rows.shard[i]]}: clip {rows.keys[i]!r}"
+        raise DataError(f"{where} cannot be decoded ({error}); {REMEDY}, {SKIP_HINT}") from error
 
 
 def _open_index(root: Path, entry: ShardEntry) -> ShardIndex:

@@ -14,7 +14,8 @@ from typing import Any
 from kws_dist.corpus.clip import Rejected, Source
 from kws_dist.errors import DataError, UsageError
 from kws_dist.files import sync_folder
-from kws_dist.shards.codec import Codec
+from kws_dist.shards.codec import Codec, codec_named
+from kws_dist.shards.index import SHARD_NAME
 from kws_dist.shards.plan import Plan
 
 UNFINISHED_NAME = "unfinished.json"
@@ -94,9 +95,23 @@ def load_unfinished(out: Path) -> Unfinished:
     try:
         raw = json.loads(path.read_bytes())
         rejected = [Rejected(**row) for row in raw.pop("rejected")]
-        return Unfinished(**raw, rejected=rejected)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        unfinished = Unfinished(**raw, rejected=rejected)
+        _check(unfinished)
+        return unfinished
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); remove the folder and begin again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check(unfinished: Unfinished) -> None:
+    """Raise an error unless the fields that say what is to be read and run are what they should be."""
+    codec_named(unfinished.codec)
+    for name, clips in unfinished.shards:
+        if not SHARD_NAME.fullmatch(name) or type(clips) is not int:
+            raise ValueError(f"{name!r} is no name of a shard")
+    for text in (unfinished.plan, unfinished.state, unfinished.task, *unfinished.command, *unfinished.words):
+        os.fsencode(text)  # TypeError for what is no text, UnicodeEncodeError for what no command line can have held
 
 
 def end(out: Path) -> None:

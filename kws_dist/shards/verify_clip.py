@@ -66,11 +66,9 @@ def _audio_fault(audio: memoryview, codec: str, n_samples: int, checksum: int) -
         is_right = xxhash.xxh3_64_intdigest(audio[WAV_HEADER_BYTES:]) == checksum
     else:
         try:
-            samples = decode(audio, "flac")
+            samples = decode(audio, "flac", n_samples)
         except ValueError as error:
             return f"its audio cannot be decoded ({error})"
-        if len(samples) != n_samples:
-            return f"its audio has {len(samples):,} samples, and its index says {n_samples:,}"
         is_right = checksum_of(samples) == checksum
     return None if is_right else "its samples do not match the checksum of its index"
 
@@ -79,8 +77,10 @@ def _labels_fault(member: bytes, name: str, expected: dict[str, object]) -> str 
     """Say what is wrong with the `.json` of a clip; it may hold more than what is expected."""
     try:
         size_bytes = tarfile.TarInfo.frombuf(member[:BLOCK_BYTES], "utf-8", "strict").size
-    except tarfile.HeaderError as error:
+    except (tarfile.HeaderError, ValueError) as error:
         return f"the tar header of {name} cannot be read ({error})"
+    if not 0 <= size_bytes <= len(member) - BLOCK_BYTES:
+        return f"the tar header of {name} claims {size_bytes:,} bytes"
     text = member[BLOCK_BYTES : BLOCK_BYTES + size_bytes]
     if member != tar_header(name, size_bytes) + text.ljust(padded(size_bytes), b"\0"):
         return f"the tar header of {name} is wrong, or there is something behind its labels"

@@ -133,7 +133,7 @@ def test_shards_on_a_read_only_disk_can_be_trained_on(whole: Path, read_only_dis
 
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """An environment whose programs see their clock set back by a day as soon as a file is there, and that file."""
+    """An environment whose programs see their clock go back, a day and on, as soon as a file is there, and that file."""
     library, set_back = tmp_path / "set_back.so", tmp_path / "now"
     compiler = shutil.which("cc")
     if compiler is None:

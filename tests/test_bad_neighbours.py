@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from terminal import Terminal
 from tiny_corpus import tone, wav_file
 
 from kws_dist.metrics_file import read_metrics
+from kws_dist.run_lock import Owner
+from kws_dist.training.checkpoint import step_folders
 
 LONG = ("--train.epochs", "8", "--train.save_every_steps", "1")
 WITHOUT_POWERS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
@@ -29,6 +32,10 @@ WITHOUT_POWERS = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 
 def train(run_dir: Path, shards: Path, *more: str | Path) -> list[str]:
     return python("launch/train.py", "--data.shards", shards, "--run_dir", run_dir, *SMALL, *more)
+
+
+def newest_step(run_dir: Path) -> int:
+    return int(step_folders(run_dir / "checkpoints")[-1].name.removeprefix("step-"))
 
 
 def until_underway(process: subprocess.Popen[str], run_dir: Path) -> None:
@@ -92,6 +99,31 @@ def test_a_second_job_is_refused_and_the_first_one_ends_as_if_it_had_been_alone(
     assert result_without_times(whole) == result_without_times(folder)
 
 
+def test_a_job_that_woke_up_after_another_machine_had_taken_over_ends_at_its_next_save(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    command = train(folder, tiny_dataset, *LONG)
+    frozen = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        until_underway(frozen, folder)
+        frozen.send_signal(signal.SIGSTOP)
+        saved_step = newest_step(folder)
+        later = replace(Owner.this_process(), host="node9", machine="another")
+        (folder / "lock").write_bytes(later.record())
+        frozen.send_signal(signal.SIGCONT)
+        _, said = frozen.communicate()
+    finally:
+        frozen.kill()
+        frozen.wait()
+    assert frozen.returncode == 1
+    assert f"{folder}: another job (process {os.getpid()} on node9" in said
+    assert len(said.strip().splitlines()) == 1
+    assert saved_step <= newest_step(folder) <= saved_step + 1, "but for one that was on its way"
+    assert not (folder / "result.json").exists()
+    assert (folder / "lock").read_bytes() == later.record()
+
+
 @pytest.mark.parametrize("run_dir", ["run", "new"])
 def test_a_run_folder_on_a_read_only_disk_is_refused_in_one_sentence(read_only_disk: Path, run_dir: str) -> None:
     folder = read_only_disk / run_dir
@@ -133,7 +165,7 @@ def test_shards_on_a_read_only_disk_can_be_trained_on(whole: Path, read_only_dis
 
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """An environment whose programs see their clock go back, a day and on, as soon as a file is there, and that file."""
+    """An environment whose programs see their clock go back by a day, and on, as soon as a file is there; that file."""
     library, set_back = tmp_path / "set_back.so", tmp_path / "now"
     compiler = shutil.which("cc")
     if compiler is None:

@@ -1,7 +1,9 @@
-"""What there is to train.
+"""What there is to train, and what runs have saved.
 
 python tools/runs.py models
 python tools/runs.py models bcresnet gru --json models.json
+python tools/runs.py verify runs/bcresnet1
+python tools/runs.py prune runs/bcresnet1
 """
 
 import json as jsonlib
@@ -15,6 +17,7 @@ from rich.console import Console
 from kws_dist import model_table
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.process import use_cores
+from kws_dist.training import inventory
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -55,10 +58,49 @@ def models(
     return main_guard(run, debug)
 
 
+def verify(run: tyro.conf.Positional[Path], debug: bool = False) -> int:
+    """Read every checkpoint of a run, and say which are whole; exit code 1 if any is not.
+
+    Args:
+        run: Folder of the run; it may be in training.
+        debug: Show the traceback of an error.
+    """
+
+    def check() -> int:
+        kept = inventory.inventory(inventory.run_at(run))
+        inventory.show(kept, Console())
+        return 1 if any(one.problem for one in kept) else 0
+
+    return main_guard(check, debug)
+
+
+def prune(run: tyro.conf.Positional[Path], keep: int = 2, debug: bool = False) -> int:
+    """Remove old and damaged step checkpoints of a run that is not in training; the best one stays.
+
+    Args:
+        run: Folder of the run.
+        keep: How many of the newest whole ones stay, 2 or more.
+        debug: Show the traceback of an error.
+    """
+
+    def remove() -> int:
+        folder, console = inventory.run_at(run), Console(highlight=False)
+        removed = inventory.prune(folder, keep)
+        console.print(f"removed: {', '.join(path.name for path in removed) or 'nothing'}", soft_wrap=True, markup=False)
+        kept = inventory.inventory(folder)
+        inventory.show(kept, console)
+        return 1 if any(one.problem for one in kept) else 0
+
+    return main_guard(remove, debug)
+
+
 def main() -> int:
     """Run the subcommand that the command line names."""
     return tyro.extras.subcommand_cli_from_dict(
-        {"models": models}, description=__doc__, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,)
+        {"models": models, "verify": verify, "prune": prune},
+        description=__doc__,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

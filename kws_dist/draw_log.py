@@ -29,6 +29,8 @@ PADDING = -1
 MISSING = -2
 """Stands for the clip of a row that no rank has taken down."""
 
+_TAIL_BYTES = 1 << 20  # more than a record of the largest batch
+
 Clips = NDArray[np.int32]
 
 
@@ -111,6 +113,33 @@ class Stretch:
     world: int
     steps: dict[int, Clips]
     """Step to the clips of its draws, `(global_batch,)` in the order of their numbers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far the last job of a run is, by the file of its rank 0."""
+
+    job: int
+    begin: int
+    """The step that it began at."""
+    time: float
+    """When it did, as `time.time` counts."""
+    step: int | None
+    """The step that it was last handed a batch of, if any."""
+
+
+def last_place(run_dir: Path) -> Place | None:
+    """Return how far the last job is that has begun, without reading all of its file; None if there is none."""
+    files = {_parsed_name(path)[0]: path for path in _files(run_dir) if _parsed_name(path)[1] == 0}
+    for job in sorted(files, reverse=True):
+        with files[job].open("rb") as file:
+            first = file.readline()
+            file.seek(max(files[job].stat().st_size - _TAIL_BYTES, 0))
+            *lines, _ = file.read().split(b"\n")
+        if first.endswith(b"\n"):
+            begin, last = json.loads(first), json.loads(lines[-1])
+            return Place(job, begin["begin"], begin["time"], last.get("step"))
+    return None
 
 
 def read_draws(run_dir: Path) -> list[Stretch]:

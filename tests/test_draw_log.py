@@ -17,7 +17,7 @@ from torch import nn
 from kws_dist.config import parse
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.data.workers import Batch, DeviceWorker
-from kws_dist.draw_log import FOLDER, PADDING, DrawLog, difference, effective, next_job, problem, read_draws
+from kws_dist.draw_log import FOLDER, PADDING, DrawLog, difference, effective, last_place, next_job, problem, read_draws
 from kws_dist.errors import DataError
 from kws_dist.frontend.pipeline import FrontEnd
 from kws_dist.shards.read import open_dataset
@@ -215,3 +215,20 @@ def test_a_training_logs_every_step_that_the_dry_run_before_it_does_not(tiny_dat
     drawn = np.concatenate(list(effective(read_draws(tmp_path / "run")).values()))
     labels = open_dataset(tiny_dataset).rows("train").label[drawn]
     assert np.bincount(labels).tolist() == [24, 24, 24], "each word as often as the others"
+
+
+def test_where_a_run_is_can_be_told_from_the_end_of_its_last_file(twice: Path, tiny_dataset: Path) -> None:
+    place = last_place(twice)
+    assert place is not None
+    assert (place.job, place.begin, place.step) == (2, 2, STEPS - 1)
+    cut = BatchSlice(global_batch=BATCH)
+    begun = DrawLog(twice, 3, cut).watched(worker(tiny_dataset, cut).batches)(4, STEPS)
+    next(begun)
+    place = last_place(twice)
+    assert place is not None
+    assert (place.job, place.begin, place.step) == (3, 4, 4)
+    begun.close()
+
+
+def test_a_run_that_has_not_begun_is_nowhere(tmp_path: Path) -> None:
+    assert last_place(tmp_path) is None

@@ -197,6 +197,9 @@ def test_a_training_goes_on_when_a_node_that_died_is_back(cluster: Cluster, tiny
     job = Training(cluster, tmp_path / "run", ("--data.shards", tiny_dataset, *LONG), ("--nodes=2",))
     job.wait_until_training()
     cluster.kill_node("n2")
+    # the rank that is left fails long before SLURM, which asks its nodes now and then, can know why
+    wait_for(lambda: "n1: task 0: Exited with exit code" in job.said(), job.said)
+    cluster.command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=power")
     try:
         wait_for(lambda: fact(cluster, job.number, "Restarts") == "1", lambda: f"a requeue: {job.said()}")
     finally:

@@ -21,7 +21,8 @@ from kws_dist.run import RunFolder
 
 _MARK = "KWS_CHAOS_JOB"
 _LOOK_S = 0.02
-_LAUNCHERS = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic.*$", re.MULTILINE)
+_WARNING = re.compile(r"W\d{4} .*torch/distributed/elastic")
+_RANKS_FAILED = re.compile(r"^E\d{4} .*torch/distributed/elastic.*failed", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
@@ -137,8 +138,9 @@ class Job:
 
     def said(self) -> str:
         """Return the last line that says something, leaving out what a launcher adds about ranks that have failed."""
-        lines = _LAUNCHERS.split(self._words())[0].splitlines()
-        return next((line.strip() for line in reversed(lines) if re.search(r"\w", line)), "nothing")
+        lines = _RANKS_FAILED.split(self._words())[0].splitlines()
+        telling = (line for line in reversed(lines) if re.search(r"\w", line) and not _WARNING.match(line))
+        return next(telling, "nothing").strip()
 
     def found_no_room(self) -> bool:
         """Whether it has said that the disk is full."""

@@ -231,6 +231,24 @@ def test_a_job_without_a_sign_of_life_hangs(tmp_path: Path) -> None:
     job.kill()
 
 
+def test_the_last_words_are_those_of_a_rank_and_not_of_its_launcher(tmp_path: Path) -> None:
+    from_elastic = "1121 18:52:39 1 torch/distributed/elastic/multiprocessing/api.py:1002]"
+    lines = [
+        "no room",
+        "",
+        f"W{from_elastic} Sending process 2 closing signal",
+        f"E{from_elastic} failed (exitcode: 1)",
+        "===",
+    ]
+    job = started(tmp_path, f"print(*{lines!r}, 'ChildFailedError', sep=chr(10))")
+    job.wait()
+    assert job.said() == "no room"
+    assert not job.found_no_room()
+    full = started(tmp_path, "print('result.json: No space left on device')")
+    full.wait()
+    assert full.found_no_room()
+
+
 def test_every_kind_comes_as_often_as_the_others_in_an_order_of_the_seed() -> None:
     kinds = kinds_for(2, disk=True)
     assert set(kinds) == set(KINDS)

@@ -70,7 +70,8 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D")
         for node in NODES:
             self.start_node(node)
-        wait_for(lambda: self.states() == ["idle", "idle"], f"two idle nodes, see {self.folder}")
+        log = self.folder / "slurmctld.log"
+        wait_for(lambda: self.states() == ["idle", "idle"], lambda: f"two idle nodes: {log.read_text()}")
 
     def stop(self) -> None:
         """End every daemon and every job."""
@@ -140,7 +141,7 @@ class Cluster:
 
     def states(self) -> list[str]:
         """Return the state of each node."""
-        return self.command("sinfo", "--Node", "--noheader", "--format=%t").split()
+        return self.command("sinfo", "--Node", "--noheader", "--partition=main", "--format=%t").split()
 
     def jobs(self) -> list[str]:
         """Return the numbers of the jobs that wait or run."""
@@ -196,8 +197,11 @@ def _configuration(folder: Path) -> str:
         f"SlurmdPidFile={folder}/slurmd-%n.pid",
         f"SlurmctldLogFile={folder}/slurmctld.log",
         f"SlurmdLogFile={folder}/slurmd-%n.log",
-        "PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE DefaultTime=60",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        "PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=40",
+        "PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF",
     ]
     for node, port in zip(NODES, daemons, strict=True):
-        lines.insert(-1, f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1")
+        lines.insert(0, f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1")
     return "\n".join(lines) + "\n"

@@ -141,9 +141,25 @@ def test_a_job_whose_time_is_nearly_over_saves_and_goes_on_by_itself_until_the_u
     assert not (job.run / "stop").exists()
 
 
-def test_a_job_that_has_to_make_room_for_another_goes_on_afterwards(
+def test_a_job_that_has_to_make_room_for_another_saves_and_goes_on_afterwards(
     cluster: Cluster, tiny_dataset: Path, tmp_path: Path
 ) -> None:
+    job = Training(cluster, tmp_path / "run", ("--data.shards", tiny_dataset, *ENDLESS), ("--nodelist=n1",))
+    job.wait_until_training()
+    other = submit(cluster, tmp_path / "other.log", "--partition=urgent", "--nodelist=n1", "--wrap=true")
+    wait_for(lambda: other not in cluster.jobs(), job.said)
+    assert fact(cluster, other, "JobState") == "COMPLETED"
+    saved = status(job.run)
+    assert saved["status"] == "stopped"
+    (stretch,) = read_draws(job.run)
+    assert saved["step"] == max(stretch.steps) + 1
+    wait_for(lambda: len(read_draws(job.run)) == 2, job.said)
+    cluster.command("scancel", job.number)
+    job.wait_until_over()
+    assert read_draws(job.run)[1].begin == saved["step"]
+
+
+def test_a_job_that_is_queued_again_from_outside_goes_on(cluster: Cluster, tiny_dataset: Path, tmp_path: Path) -> None:
     job = Training(cluster, tmp_path / "run", ("--data.shards", tiny_dataset, *LONG))
     job.wait_until_training()
     cluster.command("scontrol", "requeue", job.number)

@@ -62,8 +62,9 @@ class Life:
             return f"{ended}, and nobody had asked for that; it said: {self.said}"
         if self.exit_code == 0 and self.status not in ("stopped", "finished"):
             return f"{ended}; it said: {self.said}"
-        full = self.exit_code == 1 and self.no_room and any(hit.kind is FULL_DISK for hit in self.hits)
-        if self.exit_code and (last is None or last.lives_on) and not asked and not full:
+        if self.exit_code and self.no_room and any(hit.kind is FULL_DISK for hit in self.hits):
+            return ""
+        if self.exit_code and (last is None or last.lives_on) and not asked:
             return f"{ended} by itself; it said: {self.said}"
         if last and last.polite and len(asked) == 1 and self.hits[-1].phase != "start-up" and self.status == "running":
             return f"{ended}, though it was asked to stop ({last.name}); it said: {self.said}"

@@ -186,6 +186,8 @@ def test_a_full_disk_may_end_a_job_that_says_so() -> None:
     hits = [Hit(1, 0.0, FULL_DISK, "the run's", "conclusion", 3)]
     life = Life(1, 2, checkpoint=14, hits=hits, began=14, exit_code=1, status="running", no_room=True)
     assert life.broken_promise() == ""
+    life.hits.append(Hit(2, 0.0, TERM, "launcher", "conclusion", 3))
+    assert life.broken_promise() == ""
     life.hits = [Hit(1, 0.0, FROZEN, "rank 0", "conclusion", 3)]
     assert "by itself" in life.broken_promise()
 

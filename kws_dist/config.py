@@ -132,6 +132,11 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+def run_dir_of(config: Config) -> Path:
+    """Return the folder of a run: the one that was named, or that of its file of settings, in `runs/`."""
+    return Path(config.run_dir or f"runs/{Path(config.config).stem or 'default'}")
+
+
 def parse(arguments: Sequence[str]) -> Config:
     """Make the settings of a run from a command line; a mistake in it or in its file exits with code 2."""
     arguments = list(_spelled_out(arguments))

@@ -26,7 +26,8 @@ __all__ = ["Display", "Reading", "duration", "silent"]
 REDRAWS_PER_S = 4.0
 """Drawing more often than the eye follows only costs time."""
 
-STOPPING = "stopping after this step and saving; Ctrl-C again leaves at once"
+STOPPING = "stopping after this step and saving"
+_AGAIN = "; Ctrl-C again leaves at once"
 _HINT = "Ctrl-C finishes the step and saves"
 
 
@@ -159,7 +160,7 @@ class Display:
             return
         if self._live and disturbed:
             self._abandon(self._live)
-        self._say(STOPPING)
+        self._say(STOPPING + (_AGAIN if self._on_terminal else ""))
 
     def note(self, text: str) -> None:
         """Say something above the bars."""
@@ -189,7 +190,7 @@ class Display:
         now = self._now  # one look, as the other thread may put another in its place
         busy = f"{now.busy} ({duration(time.monotonic() - now.busy_since_s)})" if now.busy else ""
         shown = figures(now.reading) if now.reading and not busy else busy
-        hint = Text(STOPPING, style="bold yellow") if self._is_stopping else Text(_HINT, style="dim")
+        hint = Text(STOPPING + _AGAIN, style="bold yellow") if self._is_stopping else Text(_HINT, style="dim")
         return picture(now.place, now.eta, shown, hint, columns=self._console.width)
 
     def _abandon(self, live: Live) -> None:

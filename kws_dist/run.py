@@ -107,11 +107,14 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_bytes())
+            content = json.loads((self.path / name).read_bytes())
+            if isinstance(content, dict):
+                return content
         except FileNotFoundError:
             return {}
-        except ValueError:
-            raise DataError(f"{self.path / name} is damaged: remove it to go on without it") from None
+        except (ValueError, RecursionError):
+            pass
+        raise DataError(f"{self.path / name} is damaged: remove it to go on without it") from None
 
 
 def environment() -> dict[str, Any]:

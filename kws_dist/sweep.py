@@ -32,7 +32,7 @@ import yaml
 from kws_dist import models
 from kws_dist.config import Config, parse
 from kws_dist.errors import UsageError
-from kws_dist.settings_file import read_settings
+from kws_dist.settings_file import read_settings, read_yaml
 
 _PARTS = ("out", "settings", "grid", "cells")
 _OWN = {"run_dir": "each run has its folder in `out`", "resume": "a sweep goes on by itself"}
@@ -89,34 +89,14 @@ def read_sweep(file: Path, out: Path | None = None) -> Sweep:
 def _load(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-        # BaseLoader, as for all settings: plain YAML reads the word "no" as False and 1e-3 as text.
-        content = yaml.load(text, Loader=yaml.BaseLoader) or {}
-        repeated = next(_repeated(yaml.compose(text, Loader=yaml.BaseLoader)), None)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     except FileNotFoundError:
         raise UsageError(f"{file}: there is no such file; configs/sweeps has examples") from None
     except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
+    content = read_yaml(text, name=str(file))
     if not isinstance(content, dict):
         raise UsageError(f"{file} should hold the parts {', '.join(_PARTS)}, not a {type(content).__name__}")
-    if repeated:
-        raise UsageError(f"{file}: {repeated}")
     return content
-
-
-def _repeated(node: yaml.Node | None) -> Iterator[str]:
-    """Name what is there twice, of which YAML would drop the first without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated(item)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield f"{key.value} is there twice, again in line {key.start_mark.line + 1}"
-            seen.add(key.value)
-            yield from _repeated(value)
 
 
 def _plan(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Settings]]:

@@ -46,13 +46,7 @@ enter_environment() {
 
 # The run folder as launch/train.py finds it: --run_dir, or what the file says, or runs/ and the name of the file.
 run_folder() {
-    python - "$@" <<'PYTHON'
-import sys
-from pathlib import Path
-from kws_dist.config import parse
-config = parse(sys.argv[1:])
-print(config.run_dir or f"runs/{Path(config.config).stem or 'default'}")
-PYTHON
+    python -c 'import sys; from kws_dist.config import parse, run_dir_of; print(run_dir_of(parse(sys.argv[1:])))' "$@"
 }
 
 # ---- stopping -------------------------------------------------------------------------------------------------------
@@ -88,6 +82,8 @@ requeue() {
 # ---- starting -------------------------------------------------------------------------------------------------------
 
 enter_environment
+# What the training names as the command to go on with, in place of its own long one.
+export KWS_SUBMITTED="sbatch${SLURM_ARRAY_TASK_ID:+ --array=$SLURM_ARRAY_TASK_ID} slurm/train.sh$(printf ' %q' "$@")"
 run_dir="$(run_folder "$@")"
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" && " $*" != *" --seed"* ]]; then
     set -- "$@" --seed "$SLURM_ARRAY_TASK_ID"

@@ -313,8 +313,10 @@ TARGETS: dict[Callable[[Path, Path], Target], int] = {
     flac: 8_000,
     tar: 8_000,
     zipped: 6_000,
+    manifest: 8_000,
     state: 6_000,
     weights: 10_000,
+    run_state: 4_000,
     settings: 2_500,
     lists: 8_000,
 }

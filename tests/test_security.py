@@ -41,6 +41,7 @@ from kws_dist.shards.verify import verify
 from kws_dist.sweep import read_sweep
 from kws_dist.training import checkpoint
 from kws_dist.training.data import open_data
+from kws_dist.training.rebuild import rebuild_from
 
 ROOT = Path(__file__).parents[1]
 CODE = {
@@ -151,6 +152,34 @@ def test_other_files_in_a_checkpoint_are_not_looked_at(saved: Path, outside: Pat
         assert checkpoint.load(saved).tensors.keys() == {"weights"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../outside/secret.safetensors", "{outside}/secret.safetensors", "..", ".", "", "a/b.json", "a\0.json",
+     "\ud800.json", "evil.pkl", "x" * 300 + ".json", "a\n.json"],
+)  # fmt: skip
+def test_a_checkpoint_cannot_name_any_file_but_its_own(saved: Path, outside: Path, name: str) -> None:
+    listed(saved, name.format(outside=outside), b"secret")
+    with nothing_touched(outside), pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        checkpoint.load(saved)
+    assert "manifest.json is damaged" in checkpoint.problem(saved)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
+def test_a_link_in_a_checkpoint_does_not_lead_out_of_it(saved: Path, outside: Path, name: str) -> None:
+    (saved / name).rename(outside / name)
+    (saved / name).symlink_to(outside / name)
+    with nothing_touched(outside), pytest.raises(DataError, match=f"{name} cannot be read"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(DataError, match=name):
+        checkpoint.load(saved)
+
+
 @pytest.mark.parametrize("size_bytes", [1 << 40, -1, 10**30, True])
 def test_a_size_that_a_manifest_claims_takes_no_memory(saved: Path, size_bytes: int) -> None:
     manifest = json.loads((saved / "manifest.json").read_bytes())
@@ -158,6 +187,11 @@ def test_a_size_that_a_manifest_claims_takes_no_memory(saved: Path, size_bytes: 
     (saved / "manifest.json").write_text(json.dumps(manifest))
     with limits(), pytest.raises(DataError, match=r"weights\.safetensors|manifest\.json"):
         checkpoint.load(saved)
+
+
+def test_a_checkpoint_that_holds_no_model_of_ours_is_one_sentence(saved: Path) -> None:
+    with pytest.raises(DataError, match="step-00000001"):
+        rebuild_from(checkpoint.load(saved))
 
 
 # A dataset of which every checksum is right.
@@ -316,10 +350,16 @@ def test_a_python_tag_in_settings_is_not_obeyed(tmp_path: Path, outside: Path, t
             read_sweep(sweep)
 
 
-def test_a_few_lines_of_aliases_are_not_made_billions_of() -> None:
+def test_a_few_lines_of_aliases_are_not_made_billions_of(tmp_path: Path) -> None:
     lines = ["x0: &x0 {a: 1, b: 2}", *(f"x{i}: &x{i} {{a: *x{i - 1}, b: *x{i - 1}}}" for i in range(1, 64))]
-    with limits(), pytest.raises(UsageError, match=r"evil\.yaml: what line 1 holds is used again by an alias; write"):
-        load_text("\n".join(lines), name="evil.yaml")
+    sweep = tmp_path / "evil.yaml"
+    sweep.write_text("\n".join(lines))
+    for read in (lambda: load_text(sweep.read_text(), name="evil.yaml"), lambda: read_sweep(sweep)):
+        with (
+            limits(),
+            pytest.raises(UsageError, match=r"evil\.yaml: what line 1 holds is used again by an alias; write"),
+        ):
+            read()
 
 
 def test_one_value_may_stand_for_others() -> None:

@@ -1,7 +1,7 @@
 """Run one training for each seed, or each place of a grid, and compare them in one table.
 
     python tools/sweep.py configs/sweeps/seeds.yaml
-    python tools/sweep.py configs/sweeps/seeds.yaml --slurm --sbatch_options "--time=2:00:00 --gpus=1"
+    python tools/sweep.py configs/sweeps/seeds.yaml --slurm --sbatch_options="--time=2:00:00 --gpus=1"
 
 What is finished is not run again, what was stopped goes on. The table lies in the folder of the sweep as well, as
 table.json and table.md. Exit code 1: some run is not finished; the table names it.
@@ -40,7 +40,7 @@ class Arguments:
     slurm: bool = False
     """Submit the runs that are not finished as one SLURM array, and behind it the table."""
     sbatch_options: str = ""
-    """With --slurm: what each run needs, such as "--partition=gpu --gpus=1 --time=2:00:00"."""
+    """With --slurm: what each run needs, such as --sbatch_options="--partition=gpu --gpus=1 --time=2:00:00"."""
     task_index: int | None = None
     """Become the run of this number, counted from 0: what a task of the array does."""
     debug: bool = False

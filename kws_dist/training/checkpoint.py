@@ -4,10 +4,13 @@ A checkpoint is a folder. It is written under the name `....tmp`, every file is 
 comes last, and only then does the folder get its name. Older ones go only after that, and never below two whole ones.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 WEIGHTS = ("weights", "average")
 """The parts of a checkpoint that say what a model has learnt; the rest is for training to go on."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.(safetensors|json)")
+_MAX_MANIFEST_BYTES = 1 << 20
 _OLD = ".old"
 _TMP = ".tmp"
 
@@ -175,9 +180,9 @@ def _swap_in(draft: Path, path: Path) -> None:
 
 def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads(_read(path / MANIFEST, _MAX_MANIFEST_BYTES))
         valid = all(
-            Path(name).name == name and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
+            _FILE_NAME.fullmatch(name) and type(entry["bytes"]) is int and isinstance(entry["sha256"], str)
             for name, entry in manifest.items()
         )
     except OSError as error:
@@ -192,7 +197,7 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 def _checked(path: Path, expected: Mapping[str, Any]) -> bytes:
     try:
-        data = path.read_bytes()
+        data = _read(path, expected["bytes"])
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
     if len(data) != expected["bytes"]:
@@ -200,6 +205,20 @@ def _checked(path: Path, expected: Mapping[str, Any]) -> bytes:
     if _sha256(data) != expected["sha256"]:
         raise DataError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
     return data
+
+
+def _read(path: Path, most_bytes: int) -> bytes:
+    """Read a file of the folder itself.
+
+    A link could lead out of the folder, a pipe would be waited for, and a device never ends: those are an `OSError`.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        if about.st_size > most_bytes:
+            raise DataError(f"{path} has {about.st_size} bytes, more than {most_bytes}")
+        return file.read(about.st_size)
 
 
 def _sha256(data: bytes) -> str:

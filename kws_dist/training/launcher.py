@@ -34,9 +34,12 @@ print("", sys.argv[2], sep="\\n")
 def command() -> tuple[str, ...]:
     """Return the words of the command line that started this job, () if they cannot be known.
 
-    They cannot where several processes were started by something else than a launcher on this machine. Remembered,
-    because the launcher may be gone when they are wanted.
+    In a job of SLURM they are those of its submission, without the options for sbatch. They cannot be known where
+    several processes were started by something else than a launcher on this machine. Remembered, because the launcher
+    may be gone when they are wanted.
     """
+    if submitted := os.environ.get("KWS_SUBMITTED"):  # by slurm/train.sh
+        return tuple(shlex.split(submitted))
     launched = _of_launcher()
     if launched or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return launched

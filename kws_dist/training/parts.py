@@ -106,11 +106,15 @@ def _train_step(job: "Job", *, wrapped: bool) -> TrainStep:
 
 
 def _wrapped(job: "Job") -> torch.nn.Module:
-    """Return the model as the accelerator prepares it, for several ranks."""
+    """Return the model as the accelerator prepares it, for several ranks.
+
+    It stays where it is: with several processes on a CPU the accelerator would move it to "cpu:0", which copies, and
+    what refers to its tensors, the average and the kept statistics, would go on with the old ones.
+    """
     with warnings.catch_warnings():
         # torch renames this option; accelerate has only the old name, and older torch knows no other.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-        return job.accelerator.prepare_model(job.learner.model)
+        return job.accelerator.prepare_model(job.learner.model, device_placement=False)
 
 
 def evaluator_of(job: "Job", split: str, stop: StopRequest) -> Evaluator:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
     DDPCommunicationHookType,
@@ -14,6 +15,7 @@ from accelerate.utils import (
     gather_object,
 )
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from kws_dist.config import TrainConfig
 from kws_dist.data.share import Share
@@ -38,9 +40,26 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
         static_graph=train.accumulate == 1,  # between no_sync and a summing step the graph of hooks differs
         comm_hook=DDPCommunicationHookType.BF16 if train.compress_gradients else DDPCommunicationHookType.NO,
     )
+    _meet_anew()
     precision = _resolved(train.precision)
     _set_tf32(train.tf32 and precision == "fp32")  # others gain nothing, and features would have to avoid it
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+
+
+def _meet_anew() -> None:
+    """Form the process group after a restart by torchrun, which keeps its store, and in it the addresses of processes
+    that are gone; the new ones would wait for those for ever (pytorch/pytorch#135712).
+
+    Only where all processes are on one machine: of several, each counts the restarts for itself.
+    """
+    env, restarts = os.environ, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or dist.is_initialized():
+        return
+    if env["WORLD_SIZE"] == env["LOCAL_WORLD_SIZE"]:
+        kept = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), wait_for_workers=False)
+        store = PrefixStore(f"restart/{restarts}", kept)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=int(env["RANK"]), world_size=int(env["WORLD_SIZE"]))
 
 
 def for_this_machine(train: TrainConfig) -> TrainConfig:

@@ -1,5 +1,6 @@
 """A trained model from its run folder alone: weights, labels and settings of the best checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from torch import nn
 
 from kws_dist.assemble import features_of, model_of
 from kws_dist.config import Config, load_text
-from kws_dist.errors import UsageError
+from kws_dist.errors import DataError, UsageError, sentence
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.frontend.pipeline import FrontEnd
-from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, best_path, load
+from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, Tensors, best_path, load
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Rebuilt:
 def rebuild(run_dir: Path, *, flag: str = "--run_dir") -> Rebuilt:
     """Rebuild the best model of a run, which `flag` named.
 
-    `UsageError` if there is none, `DataError` if it is damaged.
+    `UsageError` if there is none, `DataError` if it is damaged or was not made by this program.
     """
     path = best_path(run_dir / "checkpoints")
     if not path.is_dir():
@@ -39,13 +40,18 @@ def rebuild(run_dir: Path, *, flag: str = "--run_dir") -> Rebuilt:
 
 
 def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:
-    """Rebuild the model of a checkpoint."""
-    state = checkpoint.state
-    config = load_text(state["config"], name=str(checkpoint.path))
+    """Rebuild the model of a checkpoint; `DataError` if it holds none."""
+    try:
+        return _rebuilt(checkpoint.state, checkpoint.tensors, name=str(checkpoint.path))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # whole, but not of our making
+        raise DataError(f"{checkpoint.path} holds no model of this program ({sentence(error)})") from error
+
+
+def _rebuilt(state: dict[str, Any], tensors: Mapping[str, Tensors], *, name: str) -> Rebuilt:
+    config = load_text(state["config"], name=name)
     words = tuple(state["words"])
     sample_rate_hz = state["sample_rate_hz"]
     model = model_of(config, len(words), sample_rate_hz)
-    tensors = checkpoint.tensors
     model.load_state_dict(tensors.get("average", tensors["weights"]))
     front_end = FrontEnd(features_of(config.features, sample_rate_hz, stored_statistics(state)))
     return Rebuilt(model, front_end, words, config, state)

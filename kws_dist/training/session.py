@@ -11,7 +11,7 @@ import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
-from kws_dist.config import Config
+from kws_dist.config import Config, run_dir_of
 from kws_dist.data.batch_slice import BatchSlice
 from kws_dist.data.lanes import LaneSampler
 from kws_dist.data.plans import lane_planner
@@ -106,8 +106,7 @@ def build_job(config: Config, accelerator: Accelerator) -> Job:
     words, rate_hz = data.dataset.words, data.dataset.sample_rate_hz
     learner = build_learner(config, num_classes=len(words), sample_rate_hz=rate_hz, device=accelerator.device)
     teacher = open_teacher(config, words, rate_hz) if config.train.teacher else None
-    run_dir = config.run_dir or f"runs/{Path(config.config).stem or 'default'}"
-    return Job(config, accelerator, data, sampler, batch_slice, learner, teacher, RunFolder(Path(run_dir)))
+    return Job(config, accelerator, data, sampler, batch_slice, learner, teacher, RunFolder(run_dir_of(config)))
 
 
 def _check_validation(config: Config, data: Data) -> None:
@@ -133,8 +132,9 @@ def run_job(job: Job, stop: StopRequest) -> None:
         _dry_run(job)
         return
     with ExitStack() as stack:
-        on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open()))
         console = Console()
+        note = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+        on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open(note)))
         progress = _take_up(job, console)
         if progress is None:
             return

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -63,12 +64,10 @@ class StopRequest:
     def watch(self, folder: Path, display: Display) -> None:
         """Look for a file `stop` in a run folder from now on, and show on `display` that a stop was asked for."""
         self._display, file = display, folder / STOP_FILE
-        try:
+        with suppress(OSError):  # there is none, or the disk is away
             if file.stat().st_mtime < psutil.Process().create_time():
                 file.unlink()
                 display.note(f"{file} is older than this job: it is removed")
-        except FileNotFoundError:
-            pass
         self._file = file
         if self.asked:
             display.stopping()
@@ -77,7 +76,8 @@ class StopRequest:
         """Nothing is left to be done of what was asked: no force is needed, and the file is not for the next job."""
         self._force_s = float("inf")
         if self._file:
-            self._file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
 
     def _note(self, *_: object) -> None:
         self.asked = True
@@ -101,7 +101,7 @@ class StopRequest:
         now_s = time.monotonic()
         if now_s >= self._force_s:
             self._leave(1, f"the stop took longer than --train.stop_grace_s {self._grace_s:g}: left by force")
-        elif self._file and not self.reason and self._file.exists():
+        elif self._file and not self.reason and os.path.exists(self._file):  # noqa: PTH110 -- never raises
             self._ask(f"the file {self._file}")
         elif now_s >= self._due_s and not self.reason:
             self._ask(f"--train.job_minutes {self._job_minutes:g}")

@@ -41,6 +41,8 @@ def main() -> None:
         parts.step(batches, step=step, real_rows=parts.sampler.real_rows(step), rate=0.05)
         if step + 1 in (1, STEPS):
             weights |= {f"{step + 1}.{name}": p.detach().clone() for name, p in job.learner.model.named_parameters()}
+            averaged = job.learner.average.module.named_parameters() if job.learner.average else ()
+            weights |= {f"{step + 1}.average.{name}": p.clone() for name, p in averaged}
     figures = parts.step.read(stop=accelerator.process_index == 1)
     rank = accelerator.process_index
     np.savez(folder / f"draws-{accelerator.num_processes}-{rank}.npz", drawn=np.concatenate(drawn, axis=1))

@@ -18,7 +18,7 @@ SCRIPT = "tests/training/rank_script.py"
 # One process takes two micro-batches where two processes take one each, so that batch norm sees the same clips.
 # No dropout, whose masks depend on the rank.
 SETTINGS = ("--model.name", "gru", "--model.params", "hidden", "8", "layers", "1", "dropout", "0.0")
-SETTINGS += ("--train.global_batch", "12", "--train.precision", "fp32")
+SETTINGS += ("--train.global_batch", "12", "--train.precision", "fp32", "--train.ema_decay", "0.9")
 
 
 @pytest.fixture(scope="module", params=["balanced", "exactly_once"])
@@ -42,8 +42,9 @@ def test_the_ranks_draws_joined_are_those_of_one_process(records: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, STEPS])
-def test_steps_give_the_same_weights_within_float_tolerance(records: Path, steps: int) -> None:
+def test_steps_give_the_same_weights_and_average_within_float_tolerance(records: Path, steps: int) -> None:
     alone = load_file(records / "weights-1-0.safetensors")
+    assert any(name.startswith(f"{steps}.average.") for name in alone)
     for rank in (0, 1):
         together = load_file(records / f"weights-2-{rank}.safetensors")
         for name, weight in alone.items():
@@ -52,7 +53,7 @@ def test_steps_give_the_same_weights_within_float_tolerance(records: Path, steps
 
 
 WITHOUT_BATCH_NORM = ("--model.name", "kwt")
-WITH_BATCH_NORM = (*SETTINGS[:-4], "--train.sync_batchnorm")
+WITH_BATCH_NORM = (*SETTINGS[:9], "--train.sync_batchnorm")
 CUT_UP = {
     # batch norm of one process is over a micro-batch, so synced batch norm has to see as many clips at a time
     "without batch norm": (WITHOUT_BATCH_NORM, [(1, 1), (1, 4), (2, 2)]),

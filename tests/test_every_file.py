@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from damage import permission_denied
 from launching import SMALL, environment, python
 
 from kws_dist.config import DataConfig
@@ -19,7 +20,6 @@ from kws_dist.errors import DataError, UsageError
 from kws_dist.shards.verify import verify
 from kws_dist.training.data import open_data
 
-NOBODY = 65534
 SPLITS = ("train", "val", "test")
 Samples = list[torch.Tensor]
 
@@ -72,22 +72,6 @@ def a_folder_in_its_place(path: Path) -> Iterator[None]:
             yield
         finally:
             path.rmdir()
-
-
-@contextmanager
-def permission_denied(path: Path) -> Iterator[None]:
-    """Let nobody read the file; root, who may read anything, reads as another user meanwhile."""
-    mode = path.stat().st_mode
-    path.chmod(0)
-    user = os.geteuid()
-    os.seteuid(NOBODY if user == 0 else user)
-    try:
-        with pytest.raises(PermissionError):
-            path.read_bytes()
-        yield
-    finally:
-        os.seteuid(user)
-        path.chmod(mode)
 
 
 OTHERS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import fill
 
 from kws_dist.metrics_file import MetricsFile, read_metrics
 
@@ -74,3 +75,18 @@ def test_a_half_written_line_does_not_swallow_the_next_record(tmp_path: Path) ->
     path.write_text(json.dumps(record(1)) + '\n{"step": 2, "cl')
     MetricsFile(path).log(record(2))
     assert read_metrics(path) == [record(1), record(2)]
+
+
+def test_lines_wait_for_room_on_a_full_disk_and_none_is_lost_or_written_twice(small_disk: Path) -> None:
+    said: list[str] = []
+    metrics = MetricsFile(small_disk / "metrics.jsonl", said.append)
+    metrics.log(record(1))
+    hog = fill(small_disk)
+    for step in range(2, 200):  # the first of them still fit into the last block
+        metrics.log(record(step, words="yes no up " * 20))
+    (once,) = said
+    assert once.startswith(f"{small_disk / 'metrics.jsonl'} cannot be written (No space left on device)")
+    hog.unlink()
+    metrics.log(record(200))
+    metrics.finish(0, {})
+    assert [line["step"] for line in read_metrics(small_disk / "metrics.jsonl")] == list(range(1, 201))

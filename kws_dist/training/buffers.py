@@ -41,6 +41,27 @@ class NormStatistics:
 
 
 @torch.no_grad()
+def gathered_buffers(model: nn.Module, accelerator: Accelerator) -> Tensor:
+    """Return every rank's own floating-point buffers `(world, n)`, before they are averaged; all ranks call it."""
+    own = torch.cat([torch.zeros(0, device=accelerator.device), *(b.flatten().float() for b in _floats(model))])
+    rows = accelerator.gather(own[None])
+    assert isinstance(rows, Tensor)
+    return rows
+
+
+@torch.no_grad()
+def take_buffers(model: nn.Module, own: Tensor) -> None:
+    """Give a model the buffers of one rank `(n,)`, as `gathered_buffers` returned them."""
+    buffers = _floats(model)
+    for buffer, part in zip(buffers, own.split([buffer.numel() for buffer in buffers]), strict=False):
+        buffer.copy_(part.view_as(buffer))
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+@torch.no_grad()
 def average_buffers(model: nn.Module, accelerator: Accelerator) -> None:
     """Replace every floating-point buffer by its mean over the ranks, in one all-reduce.
 
@@ -49,7 +70,7 @@ def average_buffers(model: nn.Module, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    buffers = _floats(model)
     if not buffers:
         return
     mean = accelerator.reduce(torch.cat([buffer.flatten().float() for buffer in buffers]), "mean")

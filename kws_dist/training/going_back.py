@@ -9,7 +9,7 @@ from kws_dist.training import checkpoint
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0
 from kws_dist.training.saver import Saver
-from kws_dist.training.saving import save
+from kws_dist.training.saving import save, take_own_buffers
 
 if TYPE_CHECKING:
     from kws_dist.training.session import Job
@@ -19,6 +19,7 @@ def take_up(job: "Job", path: Path) -> Progress:
     """Load a checkpoint into the job, and return how far it was."""
     loaded = checkpoint.load(path)
     job.learner.load(loaded.tensors, loaded.state)
+    take_own_buffers(job, loaded)
     scaler, stored = job.accelerator.scaler, loaded.state.get("scaler")
     if scaler and stored:
         scaler.load_state_dict(stored)
@@ -35,7 +36,7 @@ def go_back(job: "Job", saver: Saver | None, tracker: Tracker, progress: Progres
     progress.rollbacks += 1
     progress.rate_factor *= job.config.train.rollback_factor
     tracker.rewind(progress.step)
-    save(job, saver, progress, False)
+    save(job, saver, progress, is_best=False, is_due=True)
 
 
 def _newest(job: "Job", saver: Saver | None) -> Path:

@@ -43,8 +43,10 @@ class Parts:
     """The model whose accuracy counts, the same on all ranks; all ranks must call it together."""
     raw_model: Callable[[], nn.Module] | None
     """The model as the optimizer left it, where the one that counts is an average; all ranks call it together."""
-    save: Callable[[Progress, bool], None]
-    """Save a checkpoint, and also as the best one if told so; all ranks must call it together."""
+    own_model: Callable[[], nn.Module]
+    """The same as it is on this rank, which may have seen other clips, and stays as it is."""
+    save: Callable[[Progress, bool, bool], None]
+    """Save a checkpoint, also as the best one if told so, and whether that was due; all ranks must call it together."""
     go_back: Callable[[Progress], None]
     """Take up the newest checkpoint again, at a lower rate; all ranks must call it together."""
     first_keys: Callable[[int], list[str]]
@@ -169,7 +171,7 @@ class Loop:
         self.parts.display.busy("trying out validation")
         try:
             if self.parts.validate:
-                self.parts.validate(self.parts.evaluated_model(), steps=1)
+                self.parts.validate(self.parts.own_model(), steps=1)
         except EvaluationStopped:
             self._stopping = True
         if self.progress.step == 0:
@@ -195,7 +197,7 @@ class Loop:
 
     def _save(self, is_best: bool) -> None:
         with record_function("kws/saving"):
-            self.parts.save(self.progress, is_best)
+            self.parts.save(self.progress, is_best, self.timetable.saves(self.progress.step))
         self._gauges.restart()  # the time of validation and saving is not training time
 
     def _note(self, val: Evaluation | None) -> bool:

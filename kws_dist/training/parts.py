@@ -63,6 +63,7 @@ def parts_of(
         test=evaluator_of(job, "test", stop) if config.train.test_each_epoch and "test" in job.data.stores else None,
         evaluated_model=partial(_agreed, job, learner.evaluated),
         raw_model=partial(_agreed, job, learner.model) if learner.average else None,
+        own_model=lambda: learner.evaluated,
         save=partial(save, job, saver),
         go_back=partial(go_back, job, saver, tracker),
         first_keys=partial(_first_keys, job, worker),

@@ -88,6 +88,8 @@ def warnings(job: "Job") -> list[str]:
     augment = job.config.augment
     if too_short and (augment.snr_noise_probability or (augment.noise_probability and augment.noise_amplitude)):
         said.append("no background noise is mixed in: the shards hold no noise recording as long as a clip")
+    if job.config.tracking.checkpoints and job.config.tracking.wandb == "disabled":
+        said.append("--tracking.checkpoints has no effect: only W&B takes them, and --tracking.wandb is disabled")
     return said
 
 

@@ -55,6 +55,16 @@ def _existing(path: Path) -> Path:
 def _check_facts(found: Checkpoint, facts: dict[str, Any], what: str) -> None:
     """Refuse to go on when the draws to come would not be those that the checkpoint was on the way to."""
     state = found.state
+    progress = state.get("progress")
+    if (
+        {"step", *facts} - state.keys()
+        or not isinstance(progress, dict)
+        or progress.keys() != Progress().__dict__.keys()
+    ):
+        raise DataError(
+            f"{found.path / checkpoint.STATE} does not say all that going on takes, as of another version of this"
+            " program: begin again with another --run_dir, with its weights if you like (--init_from)"
+        )
     if state["dataset_digest"] != facts["dataset_digest"]:
         raise UsageError(
             f"{what} was trained on another dataset (digest {state['dataset_digest'][:12]}, and --data.shards has"

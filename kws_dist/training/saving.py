@@ -3,10 +3,13 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from kws_dist.config import to_yaml
 from kws_dist.run import package_versions
 from kws_dist.tracking import wandb_id
-from kws_dist.training.buffers import average_buffers
+from kws_dist.training.buffers import average_buffers, gathered_buffers, take_buffers
+from kws_dist.training.checkpoint import Checkpoint
 from kws_dist.training.progress import Progress
 from kws_dist.training.saver import Saver, Snapshot
 
@@ -14,13 +17,36 @@ if TYPE_CHECKING:
     from kws_dist.training.session import Job
 
 
-def save(job: "Job", saver: Saver | None, progress: Progress, is_best: bool) -> None:
-    """Save where there is a saver, on rank 0; every rank goes on with the same batch-norm statistics that are saved."""
-    average_buffers(job.learner.model, job.accelerator)
-    if job.learner.average:
-        average_buffers(job.learner.average.module, job.accelerator)
+OWN_BUFFERS = "own_buffers"
+"""Part of a checkpoint: the batch-norm statistics of each rank, by model."""
+
+
+def save(job: "Job", saver: Saver | None, progress: Progress, is_best: bool, is_due: bool) -> None:
+    """Save where there is a saver, on rank 0; every rank goes on with the same batch-norm statistics that are saved.
+
+    A save that is not due, because of a stop, also keeps each rank's own, which an undisturbed run would go on with.
+    """
+    own, world = {}, job.accelerator.num_processes
+    models = _models(job)
+    if world > 1 and not is_due:
+        own = {name: gathered_buffers(model, job.accelerator) for name, model in models.items()}
+    for model in models.values():
+        average_buffers(model, job.accelerator)
     if saver:
-        saver.save(Snapshot(progress.step, job.learner.tensors(), _state(job, progress), is_best))
+        tensors = job.learner.tensors() | ({OWN_BUFFERS: own} if own else {})
+        saver.save(Snapshot(progress.step, tensors, _state(job, progress), is_best))
+
+
+def take_own_buffers(job: "Job", loaded: Checkpoint) -> None:
+    """Go on with this rank's own statistics, where a checkpoint has them and as many ranks as there are now."""
+    for name, rows in loaded.tensors.get(OWN_BUFFERS, {}).items():
+        if len(rows) == job.accelerator.num_processes:
+            take_buffers(_models(job)[name], rows[job.accelerator.process_index])
+
+
+def _models(job: "Job") -> dict[str, nn.Module]:
+    average = job.learner.average
+    return {"model": job.learner.model, **({"average": average.module} if average else {})}
 
 
 def _state(job: "Job", progress: Progress) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class StopRequest:
         """Look for a file `stop` in a run folder from now on, and show on `display` that a stop was asked for."""
         self._display, file = display, folder / STOP_FILE
         with suppress(OSError):  # there is none, or the disk is away
-            if file.stat().st_mtime < psutil.Process().create_time():
+            if file.stat().st_mtime < _started_s():
                 file.unlink()
                 display.note(f"{file} is older than this job: it is removed")
         self._file = file
@@ -120,3 +120,15 @@ class StopRequest:
             print(said, file=sys.__stderr__, flush=True)
         self._foreground.give_back()
         os._exit(code)
+
+
+def _started_s() -> float:
+    """Return when this process started, on the clock that dates files.
+
+    psutil may be wrong by a second, as it rounds when the machine started, and a new job may follow that soon.
+    """
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux
+        return psutil.Process().create_time()

@@ -1,11 +1,13 @@
 """A checkpoint is whole or it is not loaded; what is kept is never less than two whole ones."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from damage import permission_denied
 
 from kws_dist.errors import DataError
 from kws_dist.training import checkpoint
@@ -29,7 +31,13 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a folder": replace_by_a_folder,
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "flipped": flip_a_bit,
     "emptied": lambda path: path.write_bytes(b""),
@@ -61,6 +69,23 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert found.state["step"] == 10
     assert len(skipped) == 1
     assert "step-00000020" in skipped[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_may_not_be_read_is_named_and_the_one_before_is_used(name: str) -> None:
+    skipped: list[str] = []
+    with tempfile.TemporaryDirectory() as place:  # which, unlike those of pytest, other users may look into
+        folder = Path(place)
+        folder.chmod(0o755)
+        save(folder, 10)
+        file = save(folder, 20) / name
+        with permission_denied(file):
+            with pytest.raises(DataError, match=rf"{name} cannot be read \(Permission denied\)"):
+                checkpoint.load(file.parent)
+            found = checkpoint.newest(folder, skipped.append)
+    assert found is not None
+    assert found.state["step"] == 10
+    assert name in skipped[0]
 
 
 def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from launching import SMALL, environment, python, run
 from run_folders import assert_identical, result_without_times
 
 from kws_dist.metrics_file import read_metrics
-from kws_dist.training.checkpoint import newest, step_folders
+from kws_dist.training.checkpoint import load, newest, problem, save, step_folders
 
 Run = Path
 LONG = ("--train.epochs", "8", "--train.save_every_steps", "1")
@@ -87,6 +87,33 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_leads_to_the_sa
     assert "step-00000006 is skipped" in said
     assert "weights.safetensors" in said
     assert_identical(finished, copy)
+
+
+def test_a_damaged_best_checkpoint_is_named_and_what_is_best_is_chosen_anew(
+    finished: Run, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """As it is where nothing else is left to go on with: the weights that the run ends with are judged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    weights = copy / "checkpoints" / "best" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    said = " ".join(run(train(copy, tiny_dataset, "--train.epochs", "4")).stdout.split())
+    assert "the best checkpoint is lost" in said
+    assert str(weights) in said
+    result = json.loads((copy / "result.json").read_text())
+    assert result["best_step"] in (6, 8), "validated again where it went on, and at its end"
+    assert not problem(copy / "checkpoints" / "best")
+
+
+def test_a_checkpoint_that_lacks_what_going_on_takes_is_one_sentence(
+    finished: Run, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    found = load(step_folders(finished / "checkpoints")[-1])
+    del found.state["progress"]["best_figure"]
+    save(tmp_path / "other", found.tensors, found.state)
+    said = run(train(tmp_path / "run", tiny_dataset, "--resume", tmp_path / "other"), expect=1).stderr
+    assert f"{tmp_path / 'other' / 'state.json'} does not say all that going on takes" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

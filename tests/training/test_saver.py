@@ -1,13 +1,11 @@
 """Saving goes on beside training, and a disk that is full costs nothing but the newest checkpoint."""
 
-import contextlib
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from damage import fill
 
 from kws_dist.errors import DataError
 from kws_dist.run import RunFolder
@@ -19,27 +17,6 @@ BYTES = 400_000
 
 def snapshot(step: int, *, is_best: bool = False) -> Snapshot:
     return Snapshot(step, {"weights": {"w": torch.full((BYTES // 4,), float(step))}}, {"step": step}, is_best)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own with room for eight checkpoints."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={8 * BYTES}", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave no room on a disk; removing the file makes room again."""
-    hog = disk / "hog"
-    with hog.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
-    return hog
 
 
 def steps_on(disk: Path) -> list[str]:

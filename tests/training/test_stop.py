@@ -195,3 +195,27 @@ def test_a_rank_that_hangs_does_not_keep_a_stop_from_ending(tiny_dataset: Path, 
     assert process.wait(TIMEOUT_S) == 1
     assert state(run_dir)["status"] == "running", "nobody could say that it was stopped in good order"
     assert newest(run_dir / "checkpoints", pytest.fail)
+
+
+@pytest.mark.dist
+def test_a_stop_between_two_saves_changes_no_bit_on_two_ranks(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Saving makes the ranks' batch-norm statistics the same, which a run that is not stopped there does not do."""
+    settings = ("--data.shards", tiny_dataset, *SMALL, "--train.global_batch", "2", "--train.steps", "66")
+
+    def command(run_dir: Path) -> list[str]:
+        return two_ranks("launch/train.py", "--run_dir", run_dir, *settings)
+
+    run(command(tmp_path / "whole"))
+    run_dir, was_between = tmp_path / "stopped", False
+    for step in (3, 14, 25, 36, 47):  # an epoch has 11 steps, after which it saves anyway
+        process = started(command(run_dir), run_dir, steps=step)
+        ranks_of(process)[0].send_signal(signal.SIGUSR1)
+        assert process.wait(TIMEOUT_S) == 0
+        found = newest(run_dir / "checkpoints", pytest.fail)
+        assert found
+        if was_between := "own_buffers" in found.tensors:
+            break
+    assert was_between
+    run(command(run_dir))
+    assert_identical(tmp_path / "whole", run_dir)
+    assert result_without_times(tmp_path / "whole") == result_without_times(run_dir)

@@ -89,6 +89,22 @@ def test_every_sink_gets_everything_and_is_finished_once() -> None:
         ]
 
 
+def test_a_sink_that_cannot_write_is_given_up_and_the_others_go_on(small_disk: Path) -> None:
+    class OnFullDisk(Recorder):
+        def log(self, record: dict[str, Any]) -> None:
+            with (small_disk / "events").open("ab", buffering=0) as file:
+                while True:
+                    file.write(str(record).encode() * 1000)
+
+    said: list[str] = []
+    other = Recorder()
+    with Tracker([OnFullDisk(), other], said.append) as tracker:
+        tracker.log(record(1))
+        tracker.log(record(2))
+    assert said == ["OnFullDisk is given up, because its files cannot be written ([Errno 28] No space left on device)"]
+    assert [name for name, *_ in other.seen] == ["log", "log", "finish"]
+
+
 def test_an_exception_finishes_the_sinks_as_failed() -> None:
     sink = Recorder()
     with pytest.raises(KeyboardInterrupt), Tracker([sink]):

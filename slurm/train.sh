@@ -83,7 +83,7 @@ requeue() {
 
 enter_environment
 # What the training names as the command to go on with, in place of its own long one.
-export KWS_SUBMITTED="sbatch${SLURM_ARRAY_TASK_ID:+ --array=$SLURM_ARRAY_TASK_ID} slurm/train.sh$(printf ' %q' "$@")"
+export KWS_SUBMITTED="sbatch${SLURM_ARRAY_TASK_ID:+ --array=$SLURM_ARRAY_TASK_ID} slurm/train.sh$( (($#)) && printf ' %q' "$@")"
 run_dir="$(run_folder "$@")"
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" && " $*" != *" --seed"* ]]; then
     set -- "$@" --seed "$SLURM_ARRAY_TASK_ID"

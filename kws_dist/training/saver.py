@@ -123,7 +123,9 @@ class Saver:
             self._warn(f"{error.filename or self._folder}: an old checkpoint cannot be removed ({error.strerror})")
 
     def _sentence(self, snapshot: Snapshot, error: OSError) -> str:
-        kept = checkpoint.step_folders(self._folder)
+        kept = list[Path]()
+        with suppress(OSError):
+            kept = checkpoint.step_folders(self._folder)
         on_disk = f"{kept[-1].name} is kept" if kept else "there is none before it"
         return f"{self._folder}: the checkpoint of step {snapshot.step} cannot be written ({error.strerror}), {on_disk}"
 

@@ -8,9 +8,10 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -40,6 +41,19 @@ class _Now:
     reading: Reading | None = None
     busy: str = ""
     busy_since_s: float = 0.0
+
+
+class Terminal(Console):
+    """A console whose reader may go, as `| tee` may, or whose disk may be full: training goes on without it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if that can be done."""
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on, where rich would end the process."""
+        self.quiet = True
 
 
 class Display:

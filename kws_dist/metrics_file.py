@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kws_dist.errors import DataError
 from kws_dist.files import write_whole
 from kws_dist.sink import Record, Sink
 
@@ -40,8 +41,11 @@ class MetricsFile(Sink):
 
     def rewind(self, step: int) -> None:
         """Drop the records of steps beyond `step`, so that a run that goes on from there records every step once."""
-        self._write()
-        self._rewrite(keep=lambda record: record["step"] <= step)
+        try:
+            self._write()
+            self._rewrite(keep=lambda record: record["step"] <= step)
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be written ({error.strerror}), so the run cannot go back") from None
 
     def finish(self, exit_code: int, summary: Record) -> None:  # noqa: ARG002 -- the protocol of every sink
         """Close the file."""

@@ -103,6 +103,7 @@ class RunFolder:
             )
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        self.check_ours()
         write_whole(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Train a model: `accelerate launch launch/train.py --config configs/bcresnet1.yaml --data.shards DIR`."""
 
-import signal
 import sys
 
 from kws_dist.config import Config, parse
@@ -19,10 +18,8 @@ def train(config: Config, *, debug: bool) -> None:
     if accelerator.device.type == "cpu":
         use_cores()
     limits = {"job_minutes": config.train.job_minutes, "grace_s": config.train.stop_grace_s}
-    with StopRequest(**limits) as stop, shared_fate(accelerator, debug=debug):
+    with StopRequest(**limits, to_the_end=True) as stop, shared_fate(accelerator, debug=debug):
         run_job(build_job(config, accelerator), stop)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # all is written, and only Python has to end
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ job_says() { scontrol show job --oneliner "$job_name" 2>/dev/null | grep -qE "$1
 # SLURM brings a job back by itself when it has ended it for another one or lost a node, and one that was cancelled
 # is not to come back: in all these cases it counts as running no longer.
 requeue() {
+    local tries=0
+    until job_says 'JobState='; do # the controller may be busy or about to be restarted
+        ((++tries < 10)) || die "SLURM does not answer; the same sbatch command goes on from the last checkpoint" 1
+        sleep 3
+    done
     job_says 'JobState=RUNNING' || return 0
     say "$(date +%T): not finished, so it goes back into the queue and will go on from its last checkpoint"
     scontrol requeue "$job_name" ||

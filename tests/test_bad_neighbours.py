@@ -153,7 +153,7 @@ def test_a_run_on_a_read_only_disk_can_be_used(whole: Path, read_only_disk: Path
     evaluated = run(python("launch/evaluate.py", *there, "--data.shards", read_only_disk / "shards"))
     figures = json.loads(evaluated.stdout.splitlines()[-1])
     assert figures["correct"] == json.loads((whole / "result.json").read_text())["test"]["correct"]
-    assert "recording.wav" in run(python("tools/predict.py", *there, read_only_disk / "recording.wav")).stdout
+    assert "recording.wav" in run(python("tools/predict.py", *there, "--json", read_only_disk / "recording.wav")).stdout
     run(python("tools/export.py", *there, "--out", tmp_path / "mine.pt"))
     assert (tmp_path / "mine.pt").stat().st_size > 0
 

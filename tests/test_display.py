@@ -1,12 +1,15 @@
 """What a log file gets, and how numbers are put; `test_screen.py` is about the terminal."""
 
 import io
+import os
 import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from kws_dist.display import Display, Reading, duration, silent
+from kws_dist.display import Display, Reading, Terminal, duration, silent
 from kws_dist.display_picture import Place
 from kws_dist.display_table import EpochTable, Row
 
@@ -78,7 +81,7 @@ def test_a_log_file_holds_the_tables_without_colours_or_broken_lines() -> None:
         " epoch  train loss  val loss  val acc  best        lr         time",
         "     1      0.5000    0.2500   0.7500  *          0.1   1 min 15 s",
         "  1.25      0.5000    0.2500   0.7500             0.1   1 min 15 s",
-        "stopping after this step and saving; Ctrl-C again leaves at once",
+        "stopping after this step and saving",
         "warning: mind the gap",
         "",
         "run folder  runs/[x]",
@@ -153,3 +156,21 @@ def test_a_narrow_table_does_without_its_least_needed_columns(columns: int | Non
 )
 def test_durations_are_read_at_a_glance(time_s: float, text: str) -> None:
     assert duration(time_s) == text
+
+
+def test_a_console_that_cannot_be_written_to_is_no_reason_to_end() -> None:
+    file = Path("/dev/full").open("w")  # noqa: SIM115 -- closing it is part of the test
+    display = Display(Terminal(file=file), total_steps=1, steps_per_epoch=1, start_step=0)
+    display.warn("the disk is full")
+    display.stopping()
+    with pytest.raises(OSError, match="No space left"):  # what Python still holds of it
+        file.close()
+
+
+def test_a_reader_that_is_gone_is_no_reason_to_end() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    console = Terminal(file=os.fdopen(writer, "w"))
+    Display(console, total_steps=1, steps_per_epoch=1, start_step=0).warn("nobody reads this")
+    with suppress(BrokenPipeError):
+        console.file.close()

@@ -42,9 +42,8 @@ class NormStatistics:
 
 @torch.no_grad()
 def gathered_buffers(model: nn.Module, accelerator: Accelerator) -> Tensor:
-    """Return every rank's own floating-point buffers `(world, n)`, before they are averaged; all ranks call it."""
-    own = torch.cat([torch.zeros(0, device=accelerator.device), *(b.flatten().float() for b in _floats(model))])
-    rows = accelerator.gather(own[None])
+    """Return every rank's own floating-point buffers `(world, n)`, of which there are some; all ranks call it."""
+    rows = accelerator.gather(torch.cat([buffer.flatten().float() for buffer in _floats(model)])[None])
     assert isinstance(rows, Tensor)
     return rows
 
@@ -53,8 +52,13 @@ def gathered_buffers(model: nn.Module, accelerator: Accelerator) -> Tensor:
 def take_buffers(model: nn.Module, own: Tensor) -> None:
     """Give a model the buffers of one rank `(n,)`, as `gathered_buffers` returned them."""
     buffers = _floats(model)
-    for buffer, part in zip(buffers, own.split([buffer.numel() for buffer in buffers]), strict=False):
+    for buffer, part in zip(buffers, own.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))
+
+
+def has_buffers(model: nn.Module) -> bool:
+    """Whether a model has any floating-point buffers."""
+    return bool(_floats(model))
 
 
 def _floats(model: nn.Module) -> list[Tensor]:

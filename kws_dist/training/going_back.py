@@ -41,7 +41,7 @@ def go_back(job: "Job", saver: Saver | None, tracker: Tracker, progress: Progres
 
 def _newest(job: "Job", saver: Saver | None) -> Path:
     if saver:
-        saver.wait()
+        saver.forget()
     found = checkpoint.newest(job.run.checkpoints, on_skip=lambda _: None)
     if found is None:
         raise DataError(f"{job.run.checkpoints} holds no checkpoint that is whole, to go back to")

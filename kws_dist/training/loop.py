@@ -66,7 +66,7 @@ class Loop:
     def __init__(self, parts: Parts, train: TrainConfig, progress: Progress) -> None:
         self.parts, self.train, self.progress = parts, train, progress
         self.timetable = Timetable(train, parts.sampler.steps_per_epoch)
-        self._stopping = self._out_of_time = False
+        self._stopping, self._out_of_time = False, progress.out_of_time(train.max_minutes)
         self._batches: Generator[Any, None, None] | None = None
         self._gauges = Gauges(parts.worker, parts.device)
 
@@ -183,7 +183,7 @@ class Loop:
     def _owes_validation(self) -> bool:
         """Whether the checkpoint was saved before the validation that was due, or what was best is lost."""
         progress = self.progress
-        is_due = progress.step > 0 and self.timetable.validates(progress.step)
+        is_due = progress.step > 0 and (self.timetable.validates(progress.step) or self._out_of_time)
         return (is_due and progress.validated_step < progress.step) or progress.validated_step > 0 == progress.best_step
 
     def _evaluated(self) -> tuple[Evaluation | None, Evaluation | None, Evaluation | None]:
@@ -229,6 +229,7 @@ class Loop:
                 " --train.learning_rate, set --train.clip_norm, or look at those clips; the last checkpoint is kept"
             )
         self.parts.go_back(self.progress)
+        self._out_of_time = self.progress.out_of_time(self.train.max_minutes)
         self.parts.step.forgive()
         self._gauges.restart()
         self._gauges.take_stretch()  # what it comes from is void

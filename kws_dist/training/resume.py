@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kws_dist.config import Config
+from kws_dist.config import Config, load_text
 from kws_dist.errors import DataError, UsageError
 from kws_dist.run import RunFolder
 from kws_dist.training import checkpoint
@@ -23,9 +23,10 @@ def where(
     Raises `UsageError` when the run was made with other data or settings, `DataError` when it has checkpoints but
     none is whole. `on_skip` is told of damaged checkpoints that are passed over.
     """
-    if config.resume not in ("auto", "never"):
+    if config.resume not in ("auto", "never") and not _has_own(run, Path(config.resume)):
         found = checkpoint.load(_existing(Path(config.resume)))
         _check_facts(found, facts, f"--resume {config.resume}")
+        _check_shapes(found, config)
         return str(found.path)
     if run.status() is None and not checkpoint.step_folders(run.checkpoints):
         return None
@@ -44,6 +45,24 @@ def where(
     reached_end |= progress.out_of_patience(timetable.patience_steps)
     reached_end |= progress.out_of_time(config.train.max_minutes)
     return FINISHED if run.status() == "finished" and reached_end else str(found.path)
+
+
+def _has_own(run: RunFolder, path: Path) -> bool:
+    """Whether the run has got beyond the checkpoint that it began at: the same command then goes on with its own."""
+    if path.resolve().is_relative_to(run.checkpoints.resolve()):
+        raise UsageError(f"--resume {path} lies in --run_dir {run.path}, which goes on with its newest: choose another")
+    return bool(checkpoint.step_folders(run.checkpoints))
+
+
+def _check_shapes(found: Checkpoint, config: Config) -> None:
+    """Refuse a checkpoint whose tensors are not those of the model that is asked for."""
+    was = load_text(found.state.get("config", ""), name=str(found.path))
+    averages = bool(was.train.ema_decay) == bool(config.train.ema_decay)
+    if was.model != config.model or was.train.optimizer != config.train.optimizer or not averages:
+        raise UsageError(
+            f"--resume {config.resume} is of another model, optimizer or --train.ema_decay: give the same, or take its"
+            " weights alone with --init_from"
+        )
 
 
 def _existing(path: Path) -> Path:

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from kws_dist.run import RunFolder
 from kws_dist.training import checkpoint
 
 _SPARE_BYTES = 1 << 20  # for the other files of a run
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True)
+        if self._writing:  # others hear of an error after this, and the disk may be what hangs
+            wait([self._writing], timeout=_PATIENCE_S if error else None)
+        self._thread.shutdown(wait=False)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot of the tensors as they are now, in the background; waits for the snapshot before it."""
@@ -73,6 +76,11 @@ class Saver:
             written, self._writing = self._writing, None
             for path, is_best in written.result():
                 self._saved(path, is_best)
+
+    def forget(self) -> None:
+        """Return when nothing is being written; what could not be written will not be, as the run goes back."""
+        self.wait()
+        self._failed = self._unsaved_best = None
 
     def finish(self) -> None:
         """Return when all is written; what failed is tried once more, and now `DataError` says if that fails too."""

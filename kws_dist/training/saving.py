@@ -8,7 +8,7 @@ from torch import nn
 from kws_dist.config import to_yaml
 from kws_dist.run import package_versions
 from kws_dist.tracking import wandb_id
-from kws_dist.training.buffers import average_buffers, gathered_buffers, take_buffers
+from kws_dist.training.buffers import average_buffers, gathered_buffers, has_buffers, take_buffers
 from kws_dist.training.checkpoint import Checkpoint
 from kws_dist.training.progress import Progress
 from kws_dist.training.saver import Saver, Snapshot
@@ -29,7 +29,7 @@ def save(job: "Job", saver: Saver | None, progress: Progress, is_best: bool, is_
     own, world = {}, job.accelerator.num_processes
     models = _models(job)
     if world > 1 and not is_due:
-        own = {name: gathered_buffers(model, job.accelerator) for name, model in models.items()}
+        own = {name: gathered_buffers(model, job.accelerator) for name, model in models.items() if has_buffers(model)}
     for model in models.values():
         average_buffers(model, job.accelerator)
     if saver:

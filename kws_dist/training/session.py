@@ -17,7 +17,7 @@ from kws_dist.data.lanes import LaneSampler
 from kws_dist.data.plans import lane_planner
 from kws_dist.data.sampler import Sampler
 from kws_dist.data.stream_store import StreamStore
-from kws_dist.display import Display, silent
+from kws_dist.display import Display, Terminal, silent
 from kws_dist.errors import TrainingError, UsageError
 from kws_dist.evaluation.evaluate import Evaluation, EvaluationStopped
 from kws_dist.frontend import augment_settings, feature_settings
@@ -132,7 +132,7 @@ def run_job(job: Job, stop: StopRequest) -> None:
         _dry_run(job)
         return
     with ExitStack() as stack:
-        console = Console()
+        console = Terminal()
         note = partial(console.print, soft_wrap=True, markup=False, highlight=False)
         on_rank_0(job.accelerator, lambda: stack.enter_context(job.run.open(note)))
         progress = _take_up(job, console)
@@ -279,6 +279,7 @@ def conclude(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, 
     """
     best = checkpoint.load(checkpoint.best_path(job.run.checkpoints))
     job.learner.load(best.tensors, best.state)
+    progress.best_step = best.state["step"]
     try:
         results = _judged(job, stop)
     except EvaluationStopped:

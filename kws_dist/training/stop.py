@@ -30,15 +30,25 @@ class StopRequest:
     that hangs, because another rank does, ends by force.
     """
 
-    def __init__(self, display: Display | None = None, *, job_minutes: float = 0.0, grace_s: float = 100.0) -> None:
-        """`job_minutes`: when to ask by itself, 0 for never; `grace_s`: how long a stop may take."""
+    def __init__(
+        self,
+        display: Display | None = None,
+        *,
+        job_minutes: float = 0.0,
+        grace_s: float = 100.0,
+        to_the_end: bool = False,
+    ) -> None:
+        """`job_minutes`: when to ask by itself, 0 for never; `grace_s`: how long a stop may take.
+
+        `to_the_end`: nothing comes after this but the end of the process, which no signal is to spoil any more.
+        """
         self.asked = False
         self.reason = ""
         """What asked first: the name of a signal, a file, a setting."""
         self._display, self._file = display or silent(), None
         self._due_s = time.monotonic() + 60.0 * job_minutes if job_minutes else float("inf")
         self._job_minutes, self._grace_s, self._force_s = job_minutes, grace_s, float("inf")
-        self._foreground = Foreground()
+        self._to_the_end, self._foreground = to_the_end, Foreground()
 
     def __enter__(self) -> Self:
         self._heard, self._told = os.pipe()
@@ -55,7 +65,7 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._foreground.leave()
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._to_the_end else handler)
         signal.set_wakeup_fd(self._previous_wakeup)
         os.close(self._told)  # ends the listener
         self._listener.join()
@@ -107,10 +117,10 @@ class StopRequest:
             self._ask(f"--train.job_minutes {self._job_minutes:g}")
 
     def _ask(self, reason: str, *, disturbed: bool = False) -> None:
+        self.asked = True
         if not self.reason:
             self.reason, self._force_s = reason, time.monotonic() + self._grace_s
             self._display.stopping(disturbed=disturbed)
-        self.asked = True
 
     def _leave(self, code: int, why: str) -> NoReturn:
         said = f"{why}; the last checkpoint is kept, and the same command goes on from it"

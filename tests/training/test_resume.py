@@ -150,6 +150,23 @@ def test_a_new_run_can_begin_at_a_checkpoint_of_another(finished: Run, tiny_data
     assert_identical(finished, tmp_path / "new")
 
 
+def test_a_run_that_began_at_another_goes_on_with_its_own(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    """So a queue may give the same command again."""
+    branch, path = tmp_path / "branch", step_folders(finished / "checkpoints")[0]
+    command = train(branch, tiny_dataset, "--resume", path, "--train.epochs", "4")
+    run(command)
+    assert "is finished" in run(command).stdout
+    inside = train(branch, tiny_dataset, "--resume", branch / "checkpoints" / "best")
+    assert "goes on with its newest" in run(inside, expect=2).stderr
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    path = step_folders(finished / "checkpoints")[-1]
+    for other in (("--model.params", "hidden", "9"), ("--train.ema_decay", "0"), ("--train.optimizer", "adam")):
+        said = run(train(tmp_path / "run", tiny_dataset, "--resume", path, *other), expect=2).stderr
+        assert "is of another model, optimizer or --train.ema_decay" in said
+
+
 def test_one_folder_takes_one_job_at_a_time(tiny_dataset: Path, tmp_path: Path) -> None:
     command = train(tmp_path / "run", tiny_dataset, "--train.epochs", "100000")
     first = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)

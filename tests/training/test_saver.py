@@ -108,3 +108,16 @@ def test_a_job_whose_folder_was_taken_over_saves_nothing_more(tmp_path: Path) ->
         with pytest.raises(DataError, match="taken this folder over"):
             saver.wait()
     assert steps_on(tmp_path) == ["step-00000001"]
+
+
+def test_what_could_not_be_written_is_forgotten_when_the_run_goes_back(small_disk: Path) -> None:
+    with Saver(RunFolder(small_disk), lambda _: None, lambda *_: None) as saver:
+        saver.save(snapshot(1, is_best=True))
+        saver.wait()
+        hog = fill(small_disk)
+        saver.save(snapshot(2, is_best=True))
+        saver.forget()
+        hog.unlink()
+        saver.save(snapshot(1))
+        saver.finish()
+    assert checkpoint.load(small_disk / "checkpoints" / "best").state["step"] == 1

@@ -62,6 +62,7 @@ def main() -> None:
     accelerator = Accelerator()
     train(Path(sys.argv[1]), Path(sys.argv[2]), accelerator, profile=6, steps=15)
     accelerator.wait_for_everyone()
+    accelerator.free_memory()
     accelerator.end_training()
     os._exit(0)  # a thread of torch's may outlive a profile, and then the end of Python aborts ("terminate called ...")
 

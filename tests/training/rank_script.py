@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from kws_dist.config import parse
+from kws_dist.config import Config, parse
 from kws_dist.data.workers import Batch
 from kws_dist.display import silent
 from kws_dist.tracking import Tracker
@@ -27,6 +28,14 @@ def main() -> None:
     torch.set_num_threads(1)
     config = parse(settings)
     accelerator = make_accelerator(config.train)
+    take_down(folder, config, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # as in `shared_fate`: no DDP outlives its process group
+    accelerator.end_training()
+
+
+def take_down(folder: Path, config: Config, accelerator: Accelerator) -> None:
+    """Train, and write down what this rank drew and learnt."""
     job = build_job(config, accelerator)
     parts = parts_of(job, StopRequest(), Tracker([]), silent())
     drawn: list[np.ndarray] = []
@@ -56,8 +65,6 @@ def main() -> None:
         confusion=confusion,
         buffers=buffers,
     )
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

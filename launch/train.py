@@ -6,8 +6,9 @@ from kws_dist.config import Config, parse
 from kws_dist.errors import main_guard
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.failure import shared_fate
+from kws_dist.training.job import build_job
 from kws_dist.training.ranks import make_accelerator
-from kws_dist.training.session import build_job, run_job
+from kws_dist.training.session import run_job
 from kws_dist.training.stop import StopRequest
 
 

@@ -11,10 +11,11 @@ from launching import SMALL
 from kws_dist.config import parse
 from kws_dist.display import silent
 from kws_dist.tracking import Tracker
+from kws_dist.training.job import Job, build_job
 from kws_dist.training.loop import Parts
 from kws_dist.training.parts import parts_of
 from kws_dist.training.ranks import make_accelerator
-from kws_dist.training.session import Job, build_job, statistics_of
+from kws_dist.training.session import statistics_of
 from kws_dist.training.stop import StopRequest
 
 

@@ -14,8 +14,9 @@ from kws_dist.metrics_file import read_metrics
 from kws_dist.run import RunFolder
 from kws_dist.shards.plan import make_plan
 from kws_dist.shards.write import write_dataset
+from kws_dist.training.job import build_job
 from kws_dist.training.ranks import make_accelerator
-from kws_dist.training.session import build_job, run_job
+from kws_dist.training.session import run_job
 from kws_dist.training.stop import StopRequest
 
 CONFIGS = Path(__file__).parents[1] / "configs"

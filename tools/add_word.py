@@ -66,9 +66,10 @@ def add_word(arguments: Arguments, more_flags: Sequence[str]) -> int:
     from kws_dist.training import add_word as adding
     from kws_dist.training import add_word_report as report
     from kws_dist.training.before_after import hear
+    from kws_dist.training.job import build_job
     from kws_dist.training.ranks import for_this_machine, make_accelerator
     from kws_dist.training.rebuild import rebuild
-    from kws_dist.training.session import build_job, run_job
+    from kws_dist.training.session import run_job
     from kws_dist.training.stop import StopRequest
 
     console = Console(markup=False, highlight=False)

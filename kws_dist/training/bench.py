@@ -19,6 +19,7 @@ from kws_dist.config import Config
 from kws_dist.display import silent
 from kws_dist.tracking import MetricsFile, Tracker
 from kws_dist.training.front_end import training_front_end
+from kws_dist.training.job import Job, build_job
 from kws_dist.training.learner import build_learner
 from kws_dist.training.loop import Loop
 from kws_dist.training.parts import parts_of
@@ -26,7 +27,7 @@ from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import make_accelerator
 from kws_dist.training.report import device_name
 from kws_dist.training.saver import Saver
-from kws_dist.training.session import Job, build_job, statistics_of
+from kws_dist.training.session import statistics_of
 from kws_dist.training.stop import StopRequest
 
 _EPOCHS = 1_000_000  # so that the batches of one long run never end

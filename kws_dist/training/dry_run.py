@@ -2,21 +2,18 @@
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
 from kws_dist import memory
 from kws_dist.display import Display, duration
-
-if TYPE_CHECKING:
-    from kws_dist.training.loop import Parts
-    from kws_dist.training.session import Job
+from kws_dist.training.job import Job
+from kws_dist.training.loop import Parts
 
 _STEPS = 2
 
 
-def rehearse(job: "Job", parts: "Parts", display: Display) -> None:
+def rehearse(job: Job, parts: Parts, display: Display) -> None:
     """Take two steps and evaluate one batch; show shapes, memory and how long the run would take."""
     with display:
         display.busy("trying two steps")
@@ -39,7 +36,7 @@ def rehearse(job: "Job", parts: "Parts", display: Display) -> None:
     display.finish(rows, [])
 
 
-def _try_steps(job: "Job", parts: "Parts") -> tuple[float, float]:
+def _try_steps(job: Job, parts: Parts) -> tuple[float, float]:
     """Return the seconds that the last step took, the first being slower than all others, and its loss."""
     step_s = loss = 0.0
     batches = parts.batches(0, _STEPS)
@@ -52,7 +49,7 @@ def _try_steps(job: "Job", parts: "Parts") -> tuple[float, float]:
     return step_s, loss
 
 
-def _try_evaluation(job: "Job", parts: "Parts") -> tuple[float, float | None]:
+def _try_evaluation(job: Job, parts: Parts) -> tuple[float, float | None]:
     """Return the seconds that all evaluations of the run would take, and the loss of one batch."""
     batch_s, loss = 0.0, None
     for _ in range(2):  # the first is slower than all others
@@ -68,7 +65,7 @@ def _try_evaluation(job: "Job", parts: "Parts") -> tuple[float, float | None]:
 
 
 @torch.inference_mode()
-def _shapes(job: "Job", parts: "Parts") -> dict[str, str]:
+def _shapes(job: Job, parts: Parts) -> dict[str, str]:
     """Return the shapes that a micro-batch takes on its way."""
     row = parts.worker.batches(0, 1)
     batch = next(row)

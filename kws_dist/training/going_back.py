@@ -1,21 +1,18 @@
 """Taking up an earlier checkpoint in the middle of a run, when the numbers have gone wrong."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kws_dist.errors import DataError
 from kws_dist.tracking import Tracker
 from kws_dist.training import checkpoint
+from kws_dist.training.job import Job
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0
 from kws_dist.training.saver import Saver
 from kws_dist.training.saving import save, take_own_buffers
 
-if TYPE_CHECKING:
-    from kws_dist.training.session import Job
 
-
-def take_up(job: "Job", path: Path) -> Progress:
+def take_up(job: Job, path: Path) -> Progress:
     """Load a checkpoint into the job, and return how far it was."""
     loaded = checkpoint.load(path)
     job.learner.load(loaded.tensors, loaded.state)
@@ -26,7 +23,7 @@ def take_up(job: "Job", path: Path) -> Progress:
     return Progress(**loaded.state["progress"])
 
 
-def go_back(job: "Job", saver: Saver | None, tracker: Tracker, progress: Progress) -> None:
+def go_back(job: Job, saver: Saver | None, tracker: Tracker, progress: Progress) -> None:
     """Put the job and `progress` back to the newest checkpoint, at a lower rate, and save that at once.
 
     So whoever resumes this run knows that it went back. All ranks must call it together.
@@ -39,7 +36,7 @@ def go_back(job: "Job", saver: Saver | None, tracker: Tracker, progress: Progres
     save(job, saver, progress, is_best=False, is_due=True)
 
 
-def _newest(job: "Job", saver: Saver | None) -> Path:
+def _newest(job: Job, saver: Saver | None) -> Path:
     if saver:
         saver.forget()
     found = checkpoint.newest(job.run.checkpoints, on_skip=lambda _: None)

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -16,16 +15,14 @@ from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.evaluation.worst import WorstClip
 from kws_dist.files import write_whole
 from kws_dist.tracking import HeardClip, Tracker
-
-if TYPE_CHECKING:
-    from kws_dist.training.session import Job
+from kws_dist.training.job import Job
 
 WORST_CLIPS = "worst_clips"
 """Name of the folder, and of the list in it."""
 _LONGEST_WORD = 20  # in a file name, which may have 255 bytes
 
 
-def mirror_results(job: "Job", results: dict[str, Evaluation], tracker: Tracker) -> None:
+def mirror_results(job: Job, results: dict[str, Evaluation], tracker: Tracker) -> None:
     """Track a confusion matrix for each split, and the worst clips of the last one, which are written down as well.
 
     For rank 0 alone.
@@ -39,13 +36,13 @@ def mirror_results(job: "Job", results: dict[str, Evaluation], tracker: Tracker)
             tracker.log_clips(f"{split}/{WORST_CLIPS}", clips)
 
 
-def mirror_checkpoint(job: "Job", path: Path, is_best: bool, tracker: Tracker) -> None:
+def mirror_checkpoint(job: Job, path: Path, is_best: bool, tracker: Tracker) -> None:
     """Track a checkpoint that was just saved, if that is wanted. For rank 0 alone."""
     if job.config.tracking.checkpoints:
         tracker.log_checkpoint(path, ["best", "latest"] if is_best else ["latest"])
 
 
-def _write_clips(job: "Job", split: str, worst: Sequence[WorstClip]) -> list[HeardClip]:
+def _write_clips(job: Job, split: str, worst: Sequence[WorstClip]) -> list[HeardClip]:
     """Write clips as the model hears them, and a list of them, in place of those of an earlier evaluation."""
     folder = job.run.path / WORST_CLIPS
     shutil.rmtree(folder, ignore_errors=True)

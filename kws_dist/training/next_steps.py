@@ -4,18 +4,15 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import kws_dist
 from kws_dist.training import launcher
-
-if TYPE_CHECKING:
-    from kws_dist.training.session import Job
+from kws_dist.training.job import Job
 
 _PROJECT = Path(kws_dist.__file__).parents[1]
 
 
-def after_end(job: "Job", steps: int) -> list[str]:
+def after_end(job: Job, steps: int) -> list[str]:
     """Return the commands to evaluate, predict and export, and to train on from step `steps`."""
     folder = str(job.run.path)
     commands = [
@@ -27,13 +24,13 @@ def after_end(job: "Job", steps: int) -> list[str]:
     return [*commands, longer] if longer else commands
 
 
-def after_stop(job: "Job") -> list[str]:
+def after_stop(job: Job) -> list[str]:
     """Return the command that goes on where this job stopped; none if it cannot be known."""
     same = _again(job)
     return [same] if same else []
 
 
-def _longer(job: "Job", steps: int) -> dict[str, object]:
+def _longer(job: Job, steps: int) -> dict[str, object]:
     """Return the flags with which a finished run goes on: without what ended it early, or else twice as long."""
     train = job.config.train
     if steps < job.total_steps:
@@ -42,7 +39,7 @@ def _longer(job: "Job", steps: int) -> dict[str, object]:
     return {"--train.steps": 2 * train.steps} if train.steps else {"--train.epochs": 2 * train.epochs}
 
 
-def _again(job: "Job", **options: object) -> str:
+def _again(job: Job, **options: object) -> str:
     """Return this job's own command with these flags set; "" if it cannot be known."""
     words = launcher.command()
     if job.config.resume != "auto":

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,6 +17,7 @@ from kws_dist.training.draws import class_weights
 from kws_dist.training.front_end import evaluation_front_end, training_front_end
 from kws_dist.training.going_back import go_back
 from kws_dist.training.graphed import GraphedStep, check_graphed
+from kws_dist.training.job import Job
 from kws_dist.training.loop import Parts
 from kws_dist.training.losses import LabelLoss
 from kws_dist.training.ranks import any_rank, on_rank_0
@@ -25,14 +26,11 @@ from kws_dist.training.saving import save
 from kws_dist.training.step import TrainStep
 from kws_dist.training.stop import StopRequest
 
-if TYPE_CHECKING:
-    from kws_dist.training.session import Job
-
 _Batches = Callable[[int, int], Generator[Any, None, None]]
 
 
 def parts_of(
-    job: "Job",
+    job: Job,
     stop: StopRequest,
     tracker: Tracker,
     display: Display,
@@ -75,7 +73,7 @@ def parts_of(
     )
 
 
-def _logged(job: "Job", batches: _Batches) -> _Batches:
+def _logged(job: Job, batches: _Batches) -> _Batches:
     """Return what yields the same batches, each once it is in the draw log, if there is to be one."""
     if not job.config.tracking.draws or job.config.dry_run:
         return batches
@@ -83,7 +81,7 @@ def _logged(job: "Job", batches: _Batches) -> _Batches:
     return DrawLog(job.run.path, number, job.batch_slice).watched(batches)
 
 
-def _train_step(job: "Job", *, wrapped: bool) -> TrainStep:
+def _train_step(job: Job, *, wrapped: bool) -> TrainStep:
     train, device = job.config.train, job.accelerator.device
     if train.compile:
         job.learner.model.compile()
@@ -106,7 +104,7 @@ def _train_step(job: "Job", *, wrapped: bool) -> TrainStep:
     )
 
 
-def _wrapped(job: "Job") -> torch.nn.Module:
+def _wrapped(job: Job) -> torch.nn.Module:
     """Return the model as the accelerator prepares it, for several ranks.
 
     It stays where it is: with several processes on a CPU the accelerator would move it to "cpu:0", which copies, and
@@ -118,7 +116,7 @@ def _wrapped(job: "Job") -> torch.nn.Module:
         return job.accelerator.prepare_model(job.learner.model, device_placement=False)
 
 
-def evaluator_of(job: "Job", split: str, stop: StopRequest) -> Evaluator:
+def evaluator_of(job: Job, split: str, stop: StopRequest) -> Evaluator:
     """Return an evaluator of a split that the data have, which gives up when a stop is asked for."""
     rate_hz = job.data.dataset.sample_rate_hz
     front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics)
@@ -131,18 +129,18 @@ def evaluator_of(job: "Job", split: str, stop: StopRequest) -> Evaluator:
     )
 
 
-def _stops(job: "Job", stop: StopRequest) -> bool:
+def _stops(job: Job, stop: StopRequest) -> bool:
     """Whether any rank was asked to stop."""
     return any_rank(job.accelerator, stop.asked)
 
 
-def _agreed(job: "Job", model: torch.nn.Module) -> torch.nn.Module:
+def _agreed(job: Job, model: torch.nn.Module) -> torch.nn.Module:
     """Return a model of this rank with the same statistics as on all ranks."""
     average_buffers(model, job.accelerator)
     return model
 
 
-def _first_keys(job: "Job", worker: DeviceWorker, step: int) -> list[str]:
+def _first_keys(job: Job, worker: DeviceWorker, step: int) -> list[str]:
     """Return the keys of the first clips of a step."""
     draws = job.sampler.draws(worker.draw_numbers(step)[:8])
     return [job.data.stores["train"].rows.keys[clip] for clip in draws.clip]

@@ -1,6 +1,6 @@
 """The words around a training: what is about to run, how it went, what to do next."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +14,13 @@ from kws_dist.run import RunFolder
 from kws_dist.tracking import Tracker
 from kws_dist.training import launcher, next_steps
 from kws_dist.training.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from kws_dist.training.progress import Progress
-    from kws_dist.training.session import Job
+from kws_dist.training.job import Job
+from kws_dist.training.progress import Progress
 
 Results = dict[str, Evaluation]
 
 
-def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
+def startup_rows(job: Job, start_step: int) -> dict[str, str]:
     """Return the table of what is about to run."""
     config, dataset, batch = job.config, job.data.dataset, job.batch_slice
     clips = ", ".join(f"{split} {len(store.rows):,}" for split, store in job.data.stores.items())
@@ -45,7 +43,7 @@ def startup_rows(job: "Job", start_step: int) -> dict[str, str]:
     }
 
 
-def _length(job: "Job") -> str:
+def _length(job: Job) -> str:
     steps_per_epoch, train = job.sampler.steps_per_epoch, job.config.train
     if train.steps:
         length = f"{train.steps:,} steps, {train.steps / steps_per_epoch:.3g} epochs"
@@ -54,7 +52,7 @@ def _length(job: "Job") -> str:
     return length + (f", at most {duration(60 * train.max_minutes)}" if train.max_minutes else "")
 
 
-def _precision(job: "Job") -> str:
+def _precision(job: Job) -> str:
     """Return the arithmetic, with what else changes how it is done."""
     train, name = job.config.train, job.accelerator.mixed_precision
     on_gpu = job.accelerator.device.type == "cuda"
@@ -67,7 +65,7 @@ def _precision(job: "Job") -> str:
     return ", ".join(["fp32" if name == "no" else name, *(extra for extra, is_on in extras.items() if is_on)])
 
 
-def _homes(job: "Job") -> str:
+def _homes(job: Job) -> str:
     """Say where the clips of each split are."""
     homes = {"DeviceStore": f"{job.accelerator.device.type} memory", "HostStore": "memory-mapped shards"}
     homes["StreamStore"] = "a cache of shards that are fetched while they are used"
@@ -77,7 +75,7 @@ def _homes(job: "Job") -> str:
     return "; ".join(home if len(splits) == 1 else f"{', '.join(some)}: {home}" for home, some in splits.items())
 
 
-def warnings(job: "Job") -> list[str]:
+def warnings(job: Job) -> list[str]:
     """Return what a person should know before the figures."""
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
     epochs = job.total_steps / job.sampler.steps_per_epoch
@@ -133,7 +131,7 @@ def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:
     return [f"its weights were trained on other features: {', '.join(changed)}"] if changed else []
 
 
-def summary(results: Results, job: "Job", progress: "Progress") -> dict[str, Any]:
+def summary(results: Results, job: Job, progress: Progress) -> dict[str, Any]:
     """Return the content of `result.json`."""
     words = job.data.dataset.words
     return {
@@ -164,7 +162,7 @@ def draw_plots(run: RunFolder, results: Results, words: tuple[str, ...], tracker
         tracker.log_image("confusion", matrix)
 
 
-def show_end(display: Display, job: "Job", result: dict[str, Any]) -> None:
+def show_end(display: Display, job: Job, result: dict[str, Any]) -> None:
     """Show the results and the commands that are likely to come next."""
     names = {"val": "validation", "test": "test"}
     rows = {"best step": f"{result['best_step']:,} of {result['steps']:,}"}
@@ -181,7 +179,7 @@ def show_end(display: Display, job: "Job", result: dict[str, Any]) -> None:
     display.finish(rows, next_steps.after_end(job, result["steps"]))
 
 
-def show_stop(display: Display, job: "Job", step: int, reason: str) -> None:
+def show_stop(display: Display, job: Job, step: int, reason: str) -> None:
     """Take the bars away and say how to go on; the last words of a job that was stopped."""
     display.close()
     commands = next_steps.after_stop(job)
@@ -206,13 +204,13 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def _parameters(job: "Job") -> str:
+def _parameters(job: Job) -> str:
     trained = parameter_count(job.learner.model)
     frozen = sum(parameter.numel() for parameter in job.learner.model.parameters()) - trained
     return f"{trained:,} parameters" + (f", and {frozen:,} frozen" if frozen else "")
 
 
-def _model_name(job: "Job") -> str:
+def _model_name(job: Job) -> str:
     params = job.config.model.params
     return job.config.model.name + (
         f" ({', '.join(f'{name} {value}' for name, value in params.items())})" if params else ""

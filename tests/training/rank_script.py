@@ -15,9 +15,9 @@ from kws_dist.config import Config, parse
 from kws_dist.data.workers import Batch
 from kws_dist.display import silent
 from kws_dist.tracking import Tracker
+from kws_dist.training.job import build_job
 from kws_dist.training.parts import evaluator_of, parts_of
 from kws_dist.training.ranks import make_accelerator
-from kws_dist.training.session import build_job
 from kws_dist.training.stop import StopRequest
 
 STEPS = 10

@@ -15,9 +15,9 @@ from wandb_file import forget_who_is_logged_in, only_run
 from kws_dist.evaluation.evaluate import Evaluation
 from kws_dist.evaluation.worst import WorstClip
 from kws_dist.tracking import Tracker, sinks_of
+from kws_dist.training.job import Job
 from kws_dist.training.mirroring import mirror_checkpoint, mirror_results
 from kws_dist.training.parts import evaluator_of
-from kws_dist.training.session import Job
 from kws_dist.training.stop import StopRequest
 
 MIRRORS = ("--tracking.wandb", "offline", "--tracking.tensorboard", "--tracking.checkpoints")

@@ -139,7 +139,8 @@ STARTS_UP = """
 import os, signal, sys
 from kws_dist.config import parse
 from kws_dist.training.ranks import make_accelerator
-from kws_dist.training.session import build_job, run_job
+from kws_dist.training.job import build_job
+from kws_dist.training.session import run_job
 from kws_dist.training.stop import StopRequest
 config = parse(sys.argv[1:])
 with StopRequest() as stop:

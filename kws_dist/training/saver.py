@@ -86,12 +86,12 @@ class Saver:
         """Return when all is written; what failed is tried once more, and now `DataError` says if that fails too."""
         self.wait()
         if self._failed:
-            self._writing = self._thread.submit(self._write, self._failed[0])
+            self._writing = self._thread.submit(self._write, self._failed[0], is_last=True)
             self.wait()
         if self._failed:
             raise DataError(f"{self._sentence(*self._failed)}: make room, and the same command goes on from there")
 
-    def _write(self, snapshot: Snapshot) -> list[tuple[Path, bool]]:
+    def _write(self, snapshot: Snapshot, *, is_last: bool = False) -> list[tuple[Path, bool]]:
         """Write a checkpoint, after the best one, so that none ever speaks of a best one that is not there yet."""
         if snapshot.is_best:
             self._unsaved_best = snapshot
@@ -101,6 +101,8 @@ class Saver:
             self._run.set_state("running", snapshot.step)
         except OSError as error:
             self._give_up(snapshot, error)
+            if not is_last:
+                self._warn(f"{self._sentence(snapshot, error)}; training goes on, and the next save tries again")
             return []
         self._failed = None
         self._prune()
@@ -122,7 +124,6 @@ class Saver:
         self._failed = snapshot, error
         with suppress(OSError):  # a disk that is away; `tidy` comes by at the next start
             checkpoint.discard_drafts(self._folder)  # they take the room that the next one will want
-        self._warn(f"{self._sentence(snapshot, error)}; training goes on, and the next save tries again")
 
     def _prune(self) -> None:
         try:

@@ -70,13 +70,15 @@ def test_a_full_disk_keeps_what_is_there_and_the_best_comes_with_the_next_save(s
 
 
 def test_a_last_checkpoint_for_which_there_is_no_room_is_an_error_that_says_what_to_do(small_disk: Path) -> None:
-    with Saver(RunFolder(small_disk), lambda _: None, lambda *_: None) as saver:
+    said: list[str] = []
+    with Saver(RunFolder(small_disk), said.append, lambda *_: None) as saver:
         saver.save(snapshot(1))
         saver.wait()
         hog = fill(small_disk)
         saver.save(snapshot(2))
         with pytest.raises(DataError, match=r"step 2 cannot be written .* make room, and the same command goes on"):
             saver.finish()
+        assert len(said) == 1, "nobody is told that training goes on where it has ended"
         hog.unlink()
         saver.finish()  # is tried once more
     assert steps_on(small_disk) == ["step-00000001", "step-00000002"]

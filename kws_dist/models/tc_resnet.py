@@ -10,6 +10,7 @@ B = batch, C = channels, T = frames.
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
@@ -49,7 +50,7 @@ class TCResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels[-1], num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv1d):
+            if isinstance(module, (nn.Conv1d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)  # as the published learning rate expects
 
     def forward(self, features: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class ResidualBlock(nn.Module):
         if self.is_transition:
             self.shortcut = nn.Conv1d(in_channels, channels, 1, stride=stride, bias=False)
             self.shortcut_norm = nn.BatchNorm1d(channels)
-        self.conv1 = nn.Conv1d(in_channels, channels, 9, stride=stride, padding=4, bias=False)
+        self.conv1 = nn.Conv1d(in_channels, channels, 9, stride=stride, bias=False)
         self.norm1 = nn.BatchNorm1d(channels)
         self.conv2 = nn.Conv1d(channels, channels, 9, padding=4, bias=False)
         self.norm2 = nn.BatchNorm1d(channels)
@@ -86,5 +87,7 @@ class ResidualBlock(nn.Module):
         """(B, C_in, T) -> (B, C, T / stride), rounded up."""
         # In the original the shortcut ends in a ReLU as well: it is slim's default, and not switched off there.
         shortcut = self.shortcut_norm(self.shortcut(x)).relu_() if self.is_transition else x
-        x = self.norm1(self.conv1(x)).relu_()
+        # An even number of frames gets one less in front where it is halved, as TensorFlow's SAME has it.
+        front = 3 if self.is_transition and x.shape[2] % 2 == 0 else 4
+        x = self.norm1(self.conv1(F.pad(x, (front, 4)))).relu_()
         return (self.norm2(self.conv2(x)) + shortcut).relu_()

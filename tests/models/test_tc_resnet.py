@@ -1,5 +1,7 @@
 """Promises of TC-ResNet: the published layers, and that every layer hears the whole spectrum."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,17 +41,19 @@ def test_depth_counts_the_convolutions_and_the_classifier(depth, convolutions):
     assert taps.count(1) == 3  # shortcuts, where the channels change
 
 
-def test_it_is_the_published_function_written_with_two_dimensional_convolutions():
+@pytest.mark.parametrize("frames", [97, 98, 99, 100, 101])
+def test_it_is_the_published_function_written_with_two_dimensional_convolutions(frames: int):
     torch.manual_seed(0)
     model = build("tc_resnet", num_classes=12, depth=14).eval()
-    x = _features(3, frames=97)
 
     def conv(x: Tensor, conv: nn.Conv1d, norm: nn.BatchNorm1d) -> Tensor:
-        """On (B, C, 1, T), as the published code has it."""
-        weight = conv.weight.unsqueeze(2)
-        y = F.conv2d(x, weight, None, (1, conv.stride[0]), (0, conv.kernel_size[0] // 2))
-        return norm(y.flatten(2)).unsqueeze(2)
+        """On (B, C, 1, T), as the published code has it, with the padding that TensorFlow calls SAME."""
+        taps, stride = conv.kernel_size[0], conv.stride[0]
+        padding = max((math.ceil(x.shape[3] / stride) - 1) * stride + taps - x.shape[3], 0)
+        padded = F.pad(x, (padding // 2, padding - padding // 2))
+        return norm(F.conv2d(padded, conv.weight.unsqueeze(2), None, (1, stride)).flatten(2)).unsqueeze(2)
 
+    x = _features(3, frames=frames)
     y = F.relu(conv(x.transpose(1, 2), model.head, model.head_norm))
     for block in model.blocks:
         changes = block.conv1.in_channels != block.conv1.out_channels

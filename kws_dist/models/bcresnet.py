@@ -29,7 +29,7 @@ def build(num_classes: int, *, tau: float = 1.0, dropout: float = 0.1) -> nn.Mod
 
     Args:
         num_classes: width of the logits.
-        tau: width multiplier; the base width is 8 * tau channels.
+        tau: width multiplier; the base width is 8 * tau channels, rounded down as the others are.
         dropout: share of channels dropped after each block's 1D part, in training.
     """
     if not 0 <= dropout < 1:
@@ -64,9 +64,11 @@ class BCResNet(nn.Module):
 
     def encode(self, features: Tensor) -> Tensor:
         """(B, 1, mels, frames) -> (B, 32 * tau, frames): what is averaged over time."""
-        batch, _, mels, _ = features.shape
+        batch, _, mels, frames = features.shape
         if mels % (8 * _BANDS):
             raise UsageError(f"bcresnet needs a multiple of 40 mel bins (3 halvings, 5 bands), got {mels}")
+        if frames < 2:
+            raise UsageError(f"bcresnet needs clips of 2 frames or more, got {frames}")
         x = self.head(features).permute(1, 2, 0, 3).flatten(2)  # (B, C, F, T) -> (C, F, N)
         x = self.head_norm(x)
         for block in self.blocks:
@@ -140,6 +142,7 @@ class FrequencyConv(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
+        self.groups = channels  # as torch's convolutions call it
         self.stride = stride
         self.weight = _depthwise_weight(channels, 3)
 
@@ -153,6 +156,7 @@ class TimeConv(nn.Module):
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
+        self.groups = channels
         self.dilation = dilation
         self.weight = _depthwise_weight(channels, 3)
 
@@ -169,6 +173,7 @@ class TailConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.groups = channels
         self.weight = _depthwise_weight(channels, 5, 5)  # (C, frequency, time)
 
     def forward(self, x: Tensor) -> Tensor:

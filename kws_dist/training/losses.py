@@ -1,5 +1,6 @@
 """What is minimised for each clip: the loss against its label, and against a teacher's answer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,23 +17,38 @@ class LabelLoss:
     label_smoothing: float = 0.0
     """Share of the target spread over all words (arXiv 1512.00567, section 7)."""
     focal_gamma: float = 0.0
-    """Losses are multiplied by `(1 - p)` to this power, p being the label's probability (arXiv 1708.02002, eq. 4)."""
+    """`-log(p)` is multiplied by `(1 - p)` to this power, p being a word's probability (arXiv 1708.02002, eq. 4)."""
     class_weights: Tensor | None = None
     """`(num_classes,)`: losses are multiplied by the weight of their label."""
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """`(B, num_classes)` -> `(B,)`; of a mixed clip, mix-up's eq. 1 in arXiv 1710.09412."""
-        losses = self._against(logits, batch.labels)
-        if batch.partner_labels is None or batch.partner_share is None:
-            return losses
-        return torch.lerp(losses, self._against(logits, batch.partner_labels), batch.partner_share)
+        return _of_both(batch, lambda labels: self._against(logits, labels))
+
+    def weighted(self, losses: Tensor, batch: Batch) -> Tensor:
+        """Weight losses against something else `(B,)` by the words of their clips, as those against labels are."""
+        weights = self.class_weights
+        return losses if weights is None else losses * _of_both(batch, lambda labels: weights[labels])
 
     def _against(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         if self.focal_gamma:
-            likely = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
-            losses = losses * (1.0 - likely).clamp_min(1e-7) ** self.focal_gamma
+            losses = self._focal(logits, labels)
+        else:
+            losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         return losses if self.class_weights is None else losses * self.class_weights[labels]
+
+    def _focal(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Each word has its own factor: that of the label alone would take away what smoothing asks for the others."""
+        log_likely = logits.log_softmax(1)
+        each = -log_likely * (1.0 - log_likely.exp()).clamp_min(1e-7) ** self.focal_gamma
+        return torch.lerp(each.gather(1, labels[:, None]).squeeze(1), each.mean(1), self.label_smoothing)
+
+
+def _of_both(batch: Batch, figure: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `figure` gives for the labels of each clip `(B,)`: of a mixed clip for both, by their shares."""
+    if batch.partner_labels is None or batch.partner_share is None:
+        return figure(batch.labels)
+    return torch.lerp(figure(batch.labels), figure(batch.partner_labels), batch.partner_share)
 
 
 class Teacher(nn.Module):

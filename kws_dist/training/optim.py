@@ -16,7 +16,7 @@ from kws_dist.training.guarded import Guarded, KernelMuon
 Groups = list[dict[str, Any]]
 
 _LEAST_MATRIX = 8
-"""Muon's update has no meaning for matrices with fewer rows or columns, such as depthwise kernels."""
+"""Muon's update has no meaning for matrices with fewer rows or columns."""
 
 
 class AnyOptimizer(Protocol):
@@ -90,8 +90,8 @@ def _sgd(groups: Groups, train: TrainConfig) -> torch.optim.Optimizer:
 
 def _muon(model: nn.Module, groups: Groups, train: TrainConfig) -> Guarded:
     """Build Muon for the matrices and kernels inside the model, AdamW for the rest; both make steps of one size."""
-    outer = _first_and_last(model)
-    inner = partial(_split, keep=lambda parameter: parameter not in outer and _is_matrix(parameter))
+    left_out = _first_and_last(model) | _kernels_of_single_channels(model)
+    inner = partial(_split, keep=lambda parameter: parameter not in left_out and _is_matrix(parameter))
     options = {"weight_decay": train.weight_decay, "momentum": train.momentum, "nesterov": train.nesterov}
     betas = (train.momentum, train.beta2)
     # Fused: its counters of steps lie on the device, where the guard puts them back without a wait.
@@ -110,6 +110,12 @@ def _first_and_last(model: nn.Module) -> set[Tensor]:
     by_name: Mapping[str, Tensor] = dict(model.named_parameters())
     of_layers = layers(model)
     return {by_name[name] for name in (*of_layers[0], *of_layers[-1])}
+
+
+def _kernels_of_single_channels(model: nn.Module) -> set[Tensor]:
+    """Return depthwise and grouped kernels: rows that work on different channels are no matrix."""
+    grouped = [module for module in model.modules() if getattr(module, "groups", 1) > 1]
+    return {parameter for module in grouped for parameter in module.parameters(recurse=False)}
 
 
 def _is_matrix(parameter: Tensor) -> bool:

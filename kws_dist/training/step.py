@@ -150,7 +150,8 @@ class TrainStep:
         assert batch.teacher_features is not None, "where there is a teacher, the worker makes its features"
         with self._accelerator.autocast():
             answer = self._teacher(batch.teacher_features)
-        return torch.lerp(losses, self._teacher.losses(logits, answer), self._teacher.weight)
+        imitation = self._loss.weighted(self._teacher.losses(logits, answer), batch)
+        return torch.lerp(losses, imitation, self._teacher.weight)
 
     def update(self) -> None:
         """Change the weights, unless the gradient is not finite; then nothing at all changes but the counters."""

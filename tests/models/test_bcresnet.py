@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kws_dist.errors import UsageError
 from kws_dist.models import bcresnet, build
 
 # (tau, parameters with 12, 30 and 35 classes); 12 classes: arXiv 2106.04140, Table 3.
@@ -155,3 +156,11 @@ def test_state_dict_keys_are_those_of_existing_checkpoints():
         block = {key.removeprefix(f"blocks.{index}.") for key in keys if key.startswith(f"blocks.{index}.")}
         transition = {"expand.weight"} | norms("expand_norm") if index in (0, 2, 4, 8) else set()
         assert block == convs | norms("freq_norm", "time_norm") | transition
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_two_frames_are_enough_and_one_is_refused(training):
+    model = build("bcresnet", num_classes=3).train(training)
+    assert model(_features(1, frames=2)).isfinite().all()
+    with pytest.raises(UsageError, match="2 frames or more, got 1"):
+        model(_features(3, frames=1))

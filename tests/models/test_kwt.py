@@ -1,4 +1,4 @@
-"""Promises of the Keyword Transformer: the published sizes, and what torch's own transformer layers compute."""
+"""Promises of the Keyword Transformer: what torch's own transformer layers compute."""
 
 import pytest
 import torch
@@ -21,11 +21,6 @@ def _model(**params) -> kwt.KWT:
         for param in model.parameters():
             param.add_(torch.randn_like(param) * 0.1)
     return model
-
-
-@pytest.mark.parametrize(("size", "published"), [(1, 607_308), (2, 2_394_252), (3, 5_360_844)])
-def test_exactly_the_published_number_of_parameters(size, published):
-    assert sum(param.numel() for param in kwt.build(12, size=size).parameters()) == published
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -7,7 +7,7 @@ To add a model, add its rows: name, parameters, number of words, the published c
 import pytest
 from torch import nn
 
-from kws_dist.models import build
+from kws_dist.models import build, list_models
 
 EXACT, ROUNDED, ROUNDED_TENTH = 0, 500, 50  # how far a published figure may be off: itself, in k, in 0.1 k
 
@@ -32,6 +32,20 @@ def _folded(model: nn.Module) -> int:
 def _classifier_bias_not_statistics(model: nn.Module) -> int:
     """TC-ResNet counts all variables of its batch norms, as TensorFlow does; its classifier has no bias."""
     return model.get_parameter("classifier.bias").numel() - _running_statistics(model)
+
+
+def _not_statistics(model: nn.Module) -> int:
+    """Keras counts the running means and variances of batch norms, too."""
+    return -_running_statistics(model)
+
+
+def _second_biases(model: nn.Module) -> int:
+    """torch's recurrent layers have two biases, one of which is redundant; TensorFlow's have one."""
+    return sum(bias.numel() for name, bias in model.named_parameters() if "bias_hh" in name)
+
+
+def _second_biases_not_statistics(model: nn.Module) -> int:
+    return _second_biases(model) - _running_statistics(model)
 
 
 # (name, parameters, words), published, within, what ours has besides.
@@ -69,6 +83,22 @@ PUBLISHED = [
     (("matchboxnet", {"blocks": 3, "repeats": 2, "channels": 64}, 30), 93e3, ROUNDED, _nothing),
     (("matchboxnet", {"blocks": 3, "repeats": 2, "channels": 64}, 35), 93e3, ROUNDED, _nothing),
     (("matchboxnet", {"blocks": 6, "repeats": 2, "channels": 64}, 35), 140e3, 600, _nothing),  # 139,491: rounded up
+    # douglas125/SpeechCmdRecognition's notebook prints its model, for 36 words.
+    (("att_rnn", {}, 36), 201_247, EXACT, _second_biases_not_statistics),
+    # arXiv 2005.06720 has 743 k; exact: model_summary.txt of the teacher of KWT, in kws_streaming.
+    (("mhatt_rnn", {}, 12), 743e3, ROUNDED, _not_statistics),
+    (("mhatt_rnn", {"mels": 40, "second_dense": 0}, 12), 756_711, EXACT, _not_statistics),
+    # "stream": kws_streaming, experiments/kws_experiments_quantized_12_labels.md; S, M, L: ML-KWS-for-MCU's sizes.
+    (("crnn", {"size": "stream", "mels": 20}, 12), 467e3, 800, _nothing),  # 467,772, cut there
+    (("crnn", {"size": "S", "mels": 10}, 12), 75_432, EXACT, _second_biases),
+    (("crnn", {"size": "M", "mels": 10}, 12), 189_032, EXACT, _second_biases),
+    (("crnn", {"size": "L", "mels": 10}, 12), 485_004, EXACT, _second_biases),
+    # ARM-software/keyword-transformer, README: 607 k, 2,394 k and 5,361 k.
+    (("kwt", {"size": 1}, 12), 607_308, EXACT, _nothing),
+    (("kwt", {"size": 2}, 12), 2_394_252, EXACT, _nothing),
+    (("kwt", {"size": 3}, 12), 5_360_844, EXACT, _nothing),
+    # PyTorch's tutorial "Speech Command Classification with torchaudio" prints it.
+    (("m5", {}, 35), 26_915, EXACT, _nothing),
 ]
 
 
@@ -85,3 +115,9 @@ def test_parameters_are_as_published(model, published, within, besides):
     net = build(name, num_classes=words, **params)
     ours = sum(param.numel() for param in net.parameters())
     assert abs(ours - besides(net) - published) <= within, f"{ours:,} parameters"
+
+
+def test_no_published_architecture_is_forgotten():
+    """The others have no published count: those this project grew from, and the GRU of its quick start."""
+    counted = {name for (name, _, _), *_ in PUBLISHED}
+    assert set(list_models()) - counted == {"cnn4", "cnn_lstm", "gru", "rnn"}

@@ -32,6 +32,25 @@ def test_focal_loss_is_its_equation() -> None:
     torch.testing.assert_close(LabelLoss(focal_gamma=1.5)(LOGITS, batch()), expected)
 
 
+def test_focal_loss_leaves_smoothing_what_it_asks_for_the_other_words() -> None:
+    """The surer of the label, the smaller is a focal loss; smoothing bounds that, and must go on doing so."""
+    sure = torch.tensor([[4.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0], [19.0, 0.0, 0.0, 0.0]])
+    draws = Draws(np.arange(3), np.arange(3), np.ones(3, np.float32))
+    zeros = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.int64), torch.ones(3), draws)
+    for gamma in (0.0, 2.0):
+        losses = LabelLoss(label_smoothing=0.1, focal_gamma=gamma)(sure, zeros)
+        assert losses[0] < losses[1] < losses[2]
+    alone = LabelLoss(focal_gamma=2.0)(sure, zeros)
+    assert alone[0] > alone[1] > alone[2]
+
+
+def test_focal_loss_with_smoothing_is_the_equation_for_each_word_of_the_smoothed_target() -> None:
+    probability = LOGITS.softmax(1)
+    target = F.one_hot(LABELS, 4) * 0.9 + 0.1 / 4
+    expected = -(target * (1 - probability) ** 1.5 * probability.log()).sum(1)
+    torch.testing.assert_close(LabelLoss(focal_gamma=1.5, label_smoothing=0.1)(LOGITS, batch()), expected)
+
+
 def test_focal_loss_has_a_gradient_where_the_model_is_sure() -> None:
     logits = torch.tensor([[60.0, 0.0, 0.0, 0.0]]).expand(6, 4).clone().requires_grad_()
     LabelLoss(focal_gamma=0.5)(logits, batch()).sum().backward()
@@ -69,6 +88,16 @@ def test_class_weights_scale_the_losses_of_their_words() -> None:
     weights = torch.tensor([1.0, 2.0, 0.0, 0.5])
     plain, weighted = LabelLoss()(LOGITS, batch()), LabelLoss(class_weights=weights)(LOGITS, batch())
     torch.testing.assert_close(weighted, plain * weights[LABELS])
+
+
+def test_other_losses_of_a_clip_are_weighted_by_its_words_as_well() -> None:
+    weights, losses = torch.tensor([1.0, 2.0, 0.0, 0.5]), torch.arange(6.0)
+    others, share = LABELS.roll(1), torch.linspace(0, 1, 6)
+    assert torch.equal(LabelLoss().weighted(losses, batch()), losses)
+    one = LabelLoss(class_weights=weights)
+    assert torch.equal(one.weighted(losses, batch()), losses * weights[LABELS])
+    mixed = weights[LABELS] * (1 - share) + weights[others] * share
+    torch.testing.assert_close(one.weighted(losses, batch(others, share)), losses * mixed)
 
 
 def teacher(*, hard: bool = False, temperature: float = 2.0) -> Teacher:

@@ -19,7 +19,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv1d(3, 8, 5)
-        self.blocks = nn.ModuleList([nn.Conv1d(8, 16, 3), nn.Conv1d(16, 16, 3, groups=16)])
+        self.blocks = nn.ModuleList([nn.Conv1d(8, 16, 3), nn.Conv1d(16, 16, 9, padding=4, groups=16)])
         self.norm = nn.BatchNorm1d(16)
         self.mix = nn.Linear(16, 12)
         self.classifier = nn.Linear(12, 4)
@@ -70,6 +70,14 @@ def test_muon_takes_kernels_and_matrices_inside_and_adamw_the_rest() -> None:
     assert {id(kernel) for kernel in muon.kernels} == {id(model.blocks[0].weight), id(model.mix.weight)}
     assert isinstance(adamw, torch.optim.AdamW)
     assert sum(len(group["params"]) for group in adamw.param_groups) == len(list(model.parameters())) - 2
+
+
+@pytest.mark.parametrize("name", ["bcresnet", "ds_cnn", "matchboxnet"])
+def test_muon_takes_no_kernel_whose_rows_work_on_different_channels(name: str) -> None:
+    muon, _ = build_optimizer(models.build(name, 12), TrainConfig(optimizer="muon"))._optimizers  # type: ignore[attr-defined]
+    shapes = [tuple(kernel.shape) for kernel in muon.kernels]
+    assert shapes
+    assert all(len(shape) == 2 or set(shape[2:]) == {1} for shape in shapes), f"{name}: only 1x1 kernels mix channels"
 
 
 def test_muon_moves_a_kernel_as_torch_moves_its_matrix() -> None:

@@ -16,7 +16,7 @@ from kws_dist.data.sampler import BatchSlice, ClassBalancedDistributedSampler, D
 from kws_dist.data.workers import Batch
 from kws_dist.training.average import MovingAverage
 from kws_dist.training.buffers import NormStatistics
-from kws_dist.training.losses import LabelLoss
+from kws_dist.training.losses import LabelLoss, Teacher
 from kws_dist.training.optim import build_optimizer
 from kws_dist.training.step import TrainStep
 
@@ -155,6 +155,29 @@ def test_accumulation_changes_no_weight_for_mixed_clips_and_weighted_losses(accu
         return model
 
     assert same_weights(trained(1), trained(accumulate), 1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_word_of_no_weight_teaches_nothing_whoever_judges_it(weight: float) -> None:
+    """Neither by its label nor by a teacher's answer: words that are not drawn do as well as those that weigh 0."""
+    answers = Teacher(small_model(), torch.arange(3), weight=weight, temperature=2.0, hard=False)
+    draws = Draws(np.arange(CLIPS), np.arange(CLIPS), np.ones(CLIPS, np.float32))
+    weighed = torch.from_numpy(LABELS != 0)
+
+    def trained(loss: LabelLoss, weights: torch.Tensor) -> nn.Module:
+        model = small_model(dropout=0.0)
+        model[1].weight.data.mul_(1.5)  # type: ignore[union-attr]  # not what the teacher says already
+        optimizer = build_optimizer(model, TrainConfig())
+        step = TrainStep(model, optimizer, Accelerator(cpu=True), seed=0, loss=loss, teacher=answers)
+        one = Batch(FEATURES, torch.from_numpy(LABELS), weights, draws, teacher_features=FEATURES)
+        for number in range(3):
+            step(iter([one]), step=number, real_rows=CLIPS, rate=0.1)
+        return model
+
+    by_word = trained(LabelLoss(class_weights=torch.tensor([0.0, 1.0, 1.0])), torch.ones(CLIPS))
+    by_clip = trained(LabelLoss(), weighed.float())
+    assert same_weights(by_word, by_clip, 1e-6)
+    assert not same_weights(by_word, trained(LabelLoss(), torch.ones(CLIPS)), 1e-6)
 
 
 def test_an_overflow_of_scaled_gradients_is_skipped_and_lowers_the_scale() -> None:

@@ -18,8 +18,14 @@ def features_of(settings: FeaturesConfig, sample_rate_hz: int, statistics: Stati
 
 
 def model_params(config: Config, sample_rate_hz: int) -> dict[str, Number]:
-    """Return the model's parameters: the settings', and the bins and frames of its features, if it has to know."""
+    """Return the model's parameters: the settings', and the bins and frames of its features, if it has to know.
+
+    `UsageError` for a parameter that is said elsewhere.
+    """
     known = models.list_params(config.model.name)
+    for taken, meant in {"name": "--model.name", "num_classes": "the number of words in --data.shards"}.items():
+        if taken in config.model.params:
+            raise UsageError(f"--model.params {taken} {config.model.params[taken]}: it is {meant}, and no parameter")
     clip_samples = round(config.data.clip_seconds * sample_rate_hz)
     shape = {"mels": config.features.bins, "frames": config.features.frames(clip_samples, sample_rate_hz)}
     return {**{name: value for name, value in shape.items() if name in known}, **config.model.params}

@@ -44,7 +44,8 @@ class TrainConfig:
     """The rate of each layer is this times that of the next one towards the output; 1 is the same for all."""
     schedule: Literal["cosine", "linear", "step", "hold", "one_cycle", "constant"] = "cosine"
     """After the warm-up: half a cosine or a line down to the end; drops at `step_epochs`; held for `hold_epochs`, then
-    a polynomial down; or one_cycle: from peak / 25 up to the peak while it warms up, then down to peak / 250,000."""
+    a polynomial down; or one_cycle: from peak / 25 up to the peak while it warms up, then down to peak / 250,000. Where
+    it goes down to would be reached one step after the last."""
     warmup_epochs: float = 5.0
     """The rate rises to its peak for so long: along a line from 0, or half a cosine for one_cycle."""
     final_share: float = 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 
 from kws_dist.config import Config, differences, load_file, parse
@@ -79,3 +80,18 @@ def test_its_header_says_where_it_is_from_and_what_it_reaches(recipe: str) -> No
     first, second, *_ = (CONFIGS / f"{recipe}.yaml").read_text().splitlines()
     assert first.startswith("# ")
     assert re.match(r"# Should reach (a test accuracy (of|above) 0\.\d+|what )", second)
+
+
+def swept(*names: str) -> list[str]:
+    """The recipes that sweeps are about."""
+    plans = [yaml.safe_load((CONFIGS / "sweeps" / f"{name}.yaml").read_text()) for name in names]
+    files = [file for plan in plans for file in plan["grid"].get("config", [])]
+    return sorted(
+        Path(file).stem for file in files + [cell["config"] for plan in plans for cell in plan.get("cells", [])]
+    )
+
+
+def test_no_recipe_is_forgotten_where_it_says_every_recipe() -> None:
+    from_nothing = sorted(set(RECIPES) - set(BEGIN_FROM))
+    assert swept("one_epoch") == swept("one_epoch_compiled") == from_nothing
+    assert swept("table", "table_slow") == sorted(set(from_nothing) - {"quickstart"})

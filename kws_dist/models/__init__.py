@@ -86,7 +86,7 @@ def build(name: str, num_classes: int, **params: object) -> nn.Module:
         if key not in valid:
             raise UsageError(f"model {name!r} has no parameter {key!r}{_hint(key, valid)}")
         kind = type(valid[key])
-        if kind is bool:
+        if kind is bool and isinstance(params[key], str):
             params[key] = _TRUTH.get(params[key], params[key])  # a command line has words
         if not _is_a(params[key], kind):
             raise UsageError(f"model {name!r} needs {key} to be {_KINDS[kind]}, got {params[key]!r}")

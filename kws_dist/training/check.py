@@ -29,6 +29,10 @@ def check(train: TrainConfig) -> None:
             _refuse(name, getattr(train, name), "from 0 to 1")
     if train.layer_decay == 0.0:
         _refuse("layer_decay", 0.0, "above 0; to keep layers as they are, use --train.train_last_layers")
+    if not 0.0 < train.teacher_weight <= 1.0:
+        _refuse("teacher_weight", train.teacher_weight, "above 0 and at most 1")
+    if train.teacher_temperature == 0.0:
+        _refuse("teacher_temperature", 0.0, "above 0")
     if train.nesterov and train.optimizer == "sgd" and train.momentum == 0.0:
         _refuse("nesterov", True, "off where --train.momentum is 0")
     if train.precision == "fp16" and train.optimizer in ("muon", "novograd"):

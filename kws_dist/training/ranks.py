@@ -68,6 +68,11 @@ def for_this_machine(train: TrainConfig) -> TrainConfig:
     return replace(train, precision="fp32") if needs_gpu else train
 
 
+def precision_of(accelerator: Accelerator) -> str:
+    """Return the arithmetic of models as `--train.precision` calls it."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
 def _resolved(wanted: str) -> str:
     has_gpu = torch.cuda.is_available()
     if wanted == "auto":

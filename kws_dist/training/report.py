@@ -16,6 +16,7 @@ from kws_dist.training import launcher, next_steps
 from kws_dist.training.checkpoint import Checkpoint
 from kws_dist.training.job import Job
 from kws_dist.training.progress import Progress
+from kws_dist.training.ranks import precision_of
 
 Results = dict[str, Evaluation]
 
@@ -54,7 +55,7 @@ def _length(job: Job) -> str:
 
 def _precision(job: Job) -> str:
     """Return the arithmetic, with what else changes how it is done."""
-    train, name = job.config.train, job.accelerator.mixed_precision
+    train = job.config.train
     on_gpu = job.accelerator.device.type == "cuda"
     extras = {
         "without TF32": on_gpu and not train.tf32,
@@ -62,7 +63,7 @@ def _precision(job: Job) -> str:
         "as a CUDA graph": train.cuda_graph,
         "gradients sent as bf16": train.compress_gradients,
     }
-    return ", ".join(["fp32" if name == "no" else name, *(extra for extra, is_on in extras.items() if is_on)])
+    return ", ".join([precision_of(job.accelerator), *(extra for extra, is_on in extras.items() if is_on)])
 
 
 def _homes(job: Job) -> str:
@@ -113,8 +114,9 @@ def _settings_without_effect(train: TrainConfig, epochs: float) -> list[str]:
     for name, instead in (("epochs", "steps"), ("eval_every_epochs", "eval_every_steps")):
         if getattr(train, instead) and getattr(train, name) != getattr(TrainConfig(), name):
             said.append(f"--train.{name} has no effect: --train.{instead} is {getattr(train, instead)}")
-    if not train.teacher and train.teacher_weight != TrainConfig().teacher_weight:
-        said.append("--train.teacher_weight has no effect: there is no --train.teacher")
+    for name in ("teacher_weight", "teacher_labels", "teacher_temperature"):
+        if not train.teacher and getattr(train, name) != getattr(TrainConfig(), name):
+            said.append(f"--train.{name} has no effect: there is no --train.teacher")
     if train.warmup_epochs >= epochs:
         said.append(f"the rate never gets beyond its warm-up: --train.warmup_epochs is {train.warmup_epochs:g}")
     return said
@@ -142,6 +144,8 @@ def summary(results: Results, job: Job, progress: Progress) -> dict[str, Any]:
         "train_s": progress.train_s,
         "train_clips_per_s": progress.clips / progress.train_s if progress.train_s else None,
         "peak_memory_bytes": _peak_memory_bytes(job.run),
+        "precision": precision_of(job.accelerator),
+        "dataset_digest": job.data.dataset.digest,
         "parameters": sum(parameter.numel() for parameter in job.learner.model.parameters()),
         "skipped_clips": len(job.data.skipped_keys),
     }

@@ -15,7 +15,7 @@ def learning_rate(step: int, train: TrainConfig, *, steps_per_epoch: int) -> flo
     It rises to `train.learning_rate` for `train.warmup_epochs`, and then goes the way of `train.schedule`:
 
     - cosine: half a cosine (SGDR without restarts, arXiv 1608.03983, eq. 5), BC-ResNet's published schedule;
-    - linear: a line; both end at `final_share` of the peak;
+    - linear: a line; both end at `final_share` of the peak, which the first step after the last would have;
     - hold: polynomial hold-decay, the schedule of MatchboxNet in NeMo: held, then `(1 - progress) ** decay_power`;
     - step: times `step_factor` at each of `step_epochs`;
     - one_cycle: Smith and Topin, arXiv 1708.07120, with two cosines as torch's OneCycleLR; momentum is not cycled;

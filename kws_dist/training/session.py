@@ -49,10 +49,7 @@ def run_job(job: Job, stop: StopRequest) -> None:
         stack.enter_context(display)
         stack.enter_context(tracker)
         stack.callback(job.data.close)
-        rows, changed = report.startup_rows(job, progress.step), report.changed_settings(job.config)
-        display.startup(rows, changed, job.data.dataset.words)
-        for warning in report.warnings(job):
-            display.warn(warning)
+        _announce(job, progress.step, display)
         saver = stack.enter_context(_saver(job, tracker, display)) if job.accelerator.is_main_process else None
         at_end = _trained(job, progress, stop, tracker, display, saver)
         if not (at_end and conclude(job, progress, stop, tracker, display)) and job.accelerator.is_main_process:
@@ -92,8 +89,15 @@ def _dry_run(job: Job) -> None:
     display = _display(job, Console(), 0) if job.accelerator.is_main_process else silent()
     _begin(job, Console())
     job.learner.statistics = job.learner.statistics or statistics_of(job)
-    display.startup(report.startup_rows(job, 0), report.changed_settings(job.config), job.data.dataset.words)
+    _announce(job, 0, display)
     rehearse(job, parts_of(job, StopRequest(), Tracker([]), display), display)
+
+
+def _announce(job: Job, start_step: int, display: Display) -> None:
+    """Show what is about to run, and what a person should know of it before."""
+    display.startup(report.startup_rows(job, start_step), report.changed_settings(job.config), job.data.dataset.words)
+    for warning in report.warnings(job):
+        display.warn(warning)
 
 
 def _take_up(job: Job, console: Console) -> Progress | None:

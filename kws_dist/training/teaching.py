@@ -25,10 +25,6 @@ class Lesson:
 def open_teacher(config: Config, words: Sequence[str], sample_rate_hz: int) -> Lesson:
     """Rebuild the model of `config.train.teacher`. `UsageError` where it cannot teach these words or clips."""
     train = config.train
-    if not 0.0 < train.teacher_weight <= 1.0:
-        raise UsageError(f"--train.teacher_weight {train.teacher_weight} should be above 0 and at most 1")
-    if train.teacher_temperature <= 0.0:
-        raise UsageError(f"--train.teacher_temperature {train.teacher_temperature} should be above 0")
     trained = rebuild(Path(train.teacher), flag="--train.teacher")
     unknown = [word for word in words if word not in trained.words]
     if unknown:

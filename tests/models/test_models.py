@@ -196,6 +196,10 @@ def test_gru_does_not_mind_the_scale_of_the_features():
             "model 'bcresnet' needs tau to be a finite number, got inf",
         ),
         (lambda: build("gru", num_classes=0), "model 'gru' needs num_classes, a whole number of 1 or more, got 0"),
+        (
+            lambda: build("gru", num_classes=12, bidirectional=[1]),
+            "model 'gru' needs bidirectional to be true or false, got [1]",
+        ),
         (lambda: build("gru", num_classes=12, layers=0), "gru needs layers of 1 or more, got 0"),
         (
             lambda: build("bcresnet", num_classes=12, tau=0),

@@ -1,5 +1,7 @@
 """A model's parameters layer by layer, from input to output: what freezing and layer-wise rates go by."""
 
+from collections import defaultdict
+
 from torch import nn
 
 Layer = tuple[str, ...]
@@ -9,19 +11,20 @@ Layer = tuple[str, ...]
 def layers(model: nn.Module) -> list[Layer]:
     """Return the names of the parameters of each layer, in the order in which data flow through them.
 
-    A layer is a child of the model, or of a list of its children. One with nothing but vectors, such as a norm, is a
-    part of the layer before it. What belongs to the model itself, such as positions, goes with the first layer.
+    A layer is a child of the model, or of a list of its children, or one of the layers that an LSTM or a GRU stacks.
+    One with nothing but vectors, such as a norm, is a part of the layer before it. What belongs to the model itself,
+    such as positions, goes with the first layer.
     """
+    by_name = dict(model.named_parameters())
     found: list[list[str]] = []
     has_matrix = False  # a norm before the first matrix is a part of its layer
-    for prefix, module in _children(model):
-        names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
-        starts_one = any(parameter.dim() > 1 for parameter in module.parameters()) and has_matrix
-        if starts_one or not found:
+    for names in _children(model):
+        is_matrix = any(by_name[name].dim() > 1 for name in names)
+        if not found or (is_matrix and has_matrix):
             found.append(names)
         else:
             found[-1] += names
-        has_matrix = has_matrix or any(parameter.dim() > 1 for parameter in module.parameters())
+        has_matrix = has_matrix or is_matrix
     own = [name for name, _ in model.named_parameters(recurse=False)]
     first, *others = found or [[]]
     return [tuple(own + first), *map(tuple, others)]
@@ -29,7 +32,7 @@ def layers(model: nn.Module) -> list[Layer]:
 
 def from_last_block(model: nn.Module) -> int:
     """Return how many layers there are from the last of the repeated blocks on, the classifier among them."""
-    last_repeated = [name for name, module in model.named_children() if _is_list(module)][-1:]
+    last_repeated = [name for name, module in model.named_children() if _is_list(module) or _is_stack(module)][-1:]
     all_layers = layers(model)
     if not last_repeated:
         return min(2, len(all_layers))
@@ -37,18 +40,30 @@ def from_last_block(model: nn.Module) -> int:
     return len(all_layers) - of_blocks[-1]
 
 
-def _children(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    opened = []
+def _children(model: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters of each child that has any, lists of children and stacked layers opened."""
+    found = []
     for name, child in model.named_children():
-        if _is_list(child):
-            opened += [(f"{name}.{inner}", module) for inner, module in child.named_children()]
-        else:
-            opened.append((name, child))
-    return [(name, module) for name, module in opened if any(True for _ in module.parameters())]
+        inside = [(f"{name}.{inner}", module) for inner, module in child.named_children()] if _is_list(child) else []
+        for prefix, module in inside or [(name, child)]:
+            of_layer: defaultdict[str, list[str]] = defaultdict(list)
+            for parameter, _ in module.named_parameters():
+                of_layer[_layer_in(module, parameter)].append(f"{prefix}.{parameter}")
+            found += of_layer.values()
+    return found
+
+
+def _layer_in(module: nn.Module, parameter: str) -> str:
+    """Return which of the stacked layers of an LSTM or a GRU has a parameter: of `weight_ih_l1_reverse`, `l1`."""
+    return parameter.removesuffix("_reverse").rpartition("_")[2] if isinstance(module, nn.RNNBase) else ""
 
 
 def _is_list(module: nn.Module) -> bool:
     return isinstance(module, (nn.ModuleList, nn.Sequential))
+
+
+def _is_stack(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase) and module.num_layers > 1
 
 
 def _inside(name: str, prefix: str) -> bool:

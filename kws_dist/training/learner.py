@@ -48,8 +48,12 @@ class Learner:
         return tensors
 
     def begin_with(self, source: Checkpoint, words: Sequence[str], features: FeaturesConfig) -> Transfer:
-        """Take over the weights of another run where they fit, and what its features were normalised by."""
+        """Take over the weights of another run where they fit, and what its features were normalised by.
+
+        Raises `UsageError` if hardly anything fits, or what does not is frozen.
+        """
         transfer = take_over(self.model, words, source)
+        transfer.check_frozen(self.frozen)
         if self.average:
             self.average.module.load_state_dict(self.model.state_dict())
         stored = stored_statistics(source.state)

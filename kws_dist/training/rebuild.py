@@ -1,4 +1,4 @@
-"""A trained model from its run folder alone: weights, labels and settings of the best checkpoint."""
+"""A trained model from its run folder alone, or from a checkpoint folder alone: weights, labels and settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from kws_dist.config import Config, load_text
 from kws_dist.errors import DataError, UsageError, sentence
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.frontend.pipeline import FrontEnd
-from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, Tensors, best_path, load
+from kws_dist.run import RunFolder
+from kws_dist.training.checkpoint import MANIFEST, WEIGHTS, Checkpoint, Tensors, best_path, load, step_folders
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,35 @@ class Rebuilt:
     """The checkpoint's own record: step, seed, dataset digest, versions."""
 
 
-def rebuild(run_dir: Path, *, flag: str = "--run_dir") -> Rebuilt:
-    """Rebuild the best model of a run, which `flag` named.
+def rebuild(path: Path, *, flag: str = "--run_dir") -> Rebuilt:
+    """Rebuild the best model of a run, or that of a checkpoint folder, wherever it lies; `flag` named the path.
 
     `UsageError` if there is none, `DataError` if it is damaged or was not made by this program.
     """
-    path = best_path(run_dir / "checkpoints")
-    if not path.is_dir():
-        raise UsageError(f"{flag} {run_dir} holds no trained model: there is no {path}")
-    return rebuild_from(load(path, WEIGHTS))
+    return rebuild_from(load(checkpoint_of(path, flag=flag), WEIGHTS))
+
+
+def checkpoint_of(path: Path, *, flag: str) -> Path:
+    """Return the best checkpoint of a run folder, or the path itself if it is a checkpoint; `UsageError` if neither."""
+    if (path / MANIFEST).is_file():
+        return path
+    best = best_path(path / "checkpoints")
+    if best.is_dir():
+        return best
+    steps = step_folders(path / "checkpoints")
+    remedy = f"; its newest checkpoint is {steps[-1]}, which can be named instead" if steps else ""
+    raise UsageError(f"{flag} {path} holds no trained model: it is no checkpoint, and there is no {best}{remedy}")
+
+
+def unfinished(path: Path) -> str:
+    """Return what to say of a run folder whose run has not reached its end; "" of any other folder."""
+    try:
+        status = RunFolder(path).status()
+    except DataError:
+        return ""  # a run is used by its checkpoint, which says what is wrong with itself
+    if status in (None, "finished"):
+        return ""
+    return f"{path} has not reached the end of its training: this is its best model so far"
 
 
 def rebuild_from(checkpoint: Checkpoint) -> Rebuilt:

@@ -123,14 +123,18 @@ def _settings_without_effect(train: TrainConfig, epochs: float) -> list[str]:
 
 
 def transfer_warnings(config: Config, source: Checkpoint) -> list[str]:
-    """Return in which features the run that is begun with differs: its weights expect its own."""
+    """Return in which features and clips the run that is begun with differs: its weights expect its own."""
     theirs = load_text(source.state["config"], name=str(source.path))
-    changed = [
-        f"--{name} {now} (there {was})"
+    differs = {
+        name: f"--{name} {now} (there {was})"
         for name, (was, now) in differences(theirs, config).items()
-        if name.startswith("features.") and name != "features.preset"
-    ]
-    return [f"its weights were trained on other features: {', '.join(changed)}"] if changed else []
+        if name != "features.preset"
+    }
+    warnings = []
+    for what, names in {"features": "features.", "clips": ("data.clip_seconds", "data.pad", "data.long")}.items():
+        if changed := [said for name, said in differs.items() if name.startswith(names)]:
+            warnings.append(f"its weights were trained on other {what}: {', '.join(changed)}")
+    return warnings
 
 
 def summary(results: Results, job: Job, progress: Progress) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from kws_dist.training.parts import evaluator_of, parts_of
 from kws_dist.training.profile import Profiler
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0
+from kws_dist.training.rebuild import unfinished
 from kws_dist.training.saver import Saver
 from kws_dist.training.stop import StopRequest
-from kws_dist.training.transfer import open_source
+from kws_dist.training.transfer import listed, open_source
 
 _SPEED_BUDGET_S = 0.2  # a run ends with it, and is not to wait for it
 
@@ -140,14 +141,20 @@ def _has_best(run: RunFolder, console: Console) -> bool:
 
 def _begin(job: Job, console: Console) -> None:
     """Begin with the weights of another run, if one is named."""
-    if not job.config.init_from:
-        return
-    source = open_source(Path(job.config.init_from))
-    transfer = job.learner.begin_with(source, job.data.dataset.words, job.config.features)
-    if job.accelerator.is_main_process:
-        console.print(f"begins with {transfer}", soft_wrap=True, highlight=False, markup=False)
-        for warning in report.transfer_warnings(job.config, source):
-            console.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+    warnings: list[str] = []
+    if job.config.init_from:
+        path = Path(job.config.init_from)
+        source = open_source(path)
+        transfer = job.learner.begin_with(source, job.data.dataset.words, job.config.features)
+        if job.accelerator.is_main_process:
+            console.print(f"begins with {transfer}", soft_wrap=True, highlight=False, markup=False)
+        warnings += [note for note in (unfinished(path),) if note]
+        warnings += report.transfer_warnings(job.config, source)
+    elif job.learner.frozen:
+        frozen = listed(job.learner.frozen)
+        warnings.append(f"{frozen} stay random: they are frozen, and there is no --init_from to take them from")
+    for warning in warnings if job.accelerator.is_main_process else ():
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True, highlight=False, markup=False)
 
 
 def statistics_of(job: Job) -> Statistics | None:

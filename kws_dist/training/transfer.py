@@ -1,6 +1,6 @@
 """Beginning with the weights of another run, and training only a part of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,9 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError
 from kws_dist.models.layers import layers
-from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, best_path, load
+from kws_dist.training.checkpoint import WEIGHTS, Checkpoint, load
+from kws_dist.training.rebuild import checkpoint_of
 
 _HEAD = ("classifier.weight", "classifier.bias")
+_COUNTER = "num_batches_tracked"
+"""A batch norm's number of batches, which fits every other one: it goes with its norm, and is no weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +34,26 @@ class Transfer:
     """Words whose rows of the classifier were taken over."""
     new_words: tuple[str, ...]
 
+    def check_frozen(self, frozen: Collection[str]) -> None:
+        """Raise `UsageError` if one of the parameters that are not trained was not taken over, and so is random."""
+        random = [name for name in (*self.new, *(_HEAD if self.new_words else ())) if name in frozen]
+        if random:
+            raise UsageError(
+                f"--train.freeze and --train.train_last_layers leave {listed(random)} untrained, and --init_from"
+                f" {self.source} has nothing that fits there: they would stay random; freeze less"
+            )
+
     def __str__(self) -> str:
-        words = f"the rows of {_listed(self.kept_words)}" if self.kept_words else "no word's row"
-        new_words = f", new ones for {_listed(self.new_words)}" if self.new_words else ""
-        new = f"; new: {_listed(self.new)}" if self.new else ""
+        words = f"the rows of {listed(self.kept_words)}" if self.kept_words else "no word's row"
+        new_words = f", new ones for {listed(self.new_words)}" if self.new_words else ""
+        new = f"; new: {listed(self.new)}" if self.new else ""
         total = len(self.kept) + len(self.new)
         return f"{self.source}: {len(self.kept)} of {total} tensors{new}; of the classifier {words}{new_words}"
 
 
 def open_source(path: Path) -> Checkpoint:
     """Read the best checkpoint of a run folder, or a checkpoint folder itself; `UsageError` if it is neither."""
-    if (path / "manifest.json").is_file():
-        return load(path, WEIGHTS)
-    best = best_path(path / "checkpoints")
-    if not best.is_dir():
-        raise UsageError(f"--init_from {path} is neither a run with a trained model nor a checkpoint")
-    return load(best, WEIGHTS)
+    return load(checkpoint_of(path, flag="--init_from"), WEIGHTS)
 
 
 @torch.no_grad()
@@ -54,18 +61,19 @@ def take_over(model: nn.Module, words: Sequence[str], source: Checkpoint) -> Tra
     """Copy the weights of `source` into `model` where names and shapes agree, and the rows of the words both know.
 
     The weights are those that `source` was evaluated with: the average, where there is one. Raises `UsageError` when
-    nothing but the classifier could be taken over.
+    no matrix and no kernel but the classifier's could be taken over: vectors of one length are found in any two models.
     """
     theirs = source.tensors.get("average", source.tensors["weights"])
     ours = model.state_dict()
-    body = {name: tensor for name, tensor in ours.items() if name not in _HEAD}
+    body = {name: tensor for name, tensor in ours.items() if name not in _HEAD and not name.endswith(_COUNTER)}
     kept = tuple(name for name, tensor in body.items() if name in theirs and theirs[name].shape == tensor.shape)
-    if not kept:
+    if not any(ours[name].dim() > 1 for name in kept):
         raise UsageError(
             f"--init_from {source.path}: none of its weights fits this model; take the --model.name, --model.params and"
             " --features of that run, which its config.yaml has"
         )
-    for name in kept:
+    counters = [name.replace("running_mean", _COUNTER) for name in kept if name.endswith("running_mean")]
+    for name in (*kept, *counters):
         ours[name].copy_(theirs[name])
     known = _rows_of_words(words, source.state["words"], ours, theirs)
     return Transfer(
@@ -126,6 +134,7 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
     return matches
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return the names as they are told to a person: the first few, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

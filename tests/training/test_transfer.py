@@ -1,7 +1,11 @@
 """A run begins with what another has learnt, word by word, and trains only what it is told to."""
 
 import json
+import shutil
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +90,35 @@ def test_a_model_of_another_kind_is_refused() -> None:
         take_over(gru(3), WORDS, source)
 
 
+KIN = {frozenset(("att_rnn", "mhatt_rnn")), frozenset(("gru", "mhatt_rnn"))}
+"""Architectures that have layers of the same names and sizes in common."""
+
+
+def test_of_all_pairs_of_architectures_only_kin_take_weights_from_each_other() -> None:
+    """Norms of one width, and counters, are found in any two; a model that has nothing else of another is not begun."""
+    built = {name: models.build(name, num_classes=3) for name in models.list_models()}
+    accepted = set()
+    for ours, theirs in product(built, built):
+        with suppress(UsageError):
+            take_over(built[ours], WORDS, checkpoint(built[theirs], WORDS))
+            accepted.add(frozenset((ours, theirs)))
+    assert accepted == KIN | {frozenset((name,)) for name in built}
+
+
+def test_a_counter_of_batches_goes_with_its_norm_and_is_not_counted() -> None:
+    theirs, ours = (models.build("tc_resnet", num_classes=3) for _ in range(2))
+    ours.head_norm = torch.nn.BatchNorm1d(5)  # does not fit
+    for model, batches in ((theirs, 7), (ours, 2)):
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.num_batches_tracked.fill_(batches)
+    transfer = take_over(ours, WORDS, checkpoint(theirs, WORDS))
+    counters = {name: int(count) for name, count in ours.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counters.pop("head_norm.num_batches_tracked") == 2
+    assert set(counters.values()) == {7}
+    assert not any("num_batches_tracked" in name for name in (*transfer.kept, *transfer.new))
+
+
 def test_only_the_last_layers_are_trained_if_so_many_are_asked_for() -> None:
     model = models.build("bcresnet", num_classes=3)
     freeze(model, TrainConfig(train_last_layers=2))
@@ -118,6 +151,37 @@ def test_a_frozen_norm_keeps_its_statistics(name: str, params: dict[str, object]
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"freeze": ("gru.*",)}, "gru.weight_ih_l0, gru.weight_ih_l0_reverse"),
+        ({"train_last_layers": 1}, "norm.weight, norm.bias, gru.weight_ih_l0, gru.weight_ih_l0_reverse"),
+        ({"freeze": ("classifier.*",)}, "classifier.weight, classifier.bias"),  # of "down" there is no row
+    ],
+)
+def test_what_is_new_cannot_be_frozen(settings: Any, named: str) -> None:
+    theirs, ours = gru(3, mels=20), gru(3, mels=40)
+    transfer = take_over(ours, ("down", *WORDS[1:]), checkpoint(theirs, WORDS))
+    with pytest.raises(UsageError, match=f"leave {named} untrained, and --init_from source has nothing that fits"):
+        transfer.check_frozen(freeze(ours, TrainConfig(**settings)))
+    transfer.check_frozen(freeze(ours, TrainConfig(freeze=("gru.weight_hh*",))))
+
+
+def test_a_run_that_would_keep_random_weights_does_not_begin(source: Path, other_words: Path, tmp_path: Path) -> None:
+    more = ("--init_from", source, "--train.freeze", "classifier.*")
+    said = run(train(tmp_path / "new", other_words, *more), expect=2).stderr
+    assert "they would stay random" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_freezing_without_weights_to_begin_with_is_warned_of(tiny_dataset: Path, tmp_path: Path) -> None:
+    freezing = ("--train.freeze", "gru.*", "--train.epochs")
+    said = run(train(tmp_path / "run", tiny_dataset, *freezing, "1")).stdout
+    assert "warning: gru.weight_ih_l0, gru.weight_hh_l0" in said
+    assert "stay random" in said
+    assert "stay random" not in run(train(tmp_path / "run", tiny_dataset, *freezing, "2")).stdout, "they are resumed"
+
+
 def test_a_run_begins_with_another_s_weights_and_says_what_is_new(
     source: Path, other_words: Path, tmp_path: Path
 ) -> None:
@@ -146,9 +210,34 @@ def test_other_features_than_those_of_the_source_are_warned_of(source: Path, oth
     assert not (tmp_path / "new").exists()
 
 
+def test_clips_that_are_fitted_in_otherwise_than_there_are_warned_of(
+    source: Path, other_words: Path, tmp_path: Path
+) -> None:
+    more = ("--init_from", source, "--data.pad", "center", "--data.clip_seconds", "0.5", "--data.long", "start")
+    said = " ".join(run(train(tmp_path / "new", other_words, *more, "--dry_run")).stdout.split())
+    assert "its weights were trained on other clips: " in said
+    for changed in ("--data.pad center (there end)", "--data.clip_seconds 0.5 (there 1.0)", "--data.long start (there"):
+        assert changed in said
+    assert "other features" not in said
+
+
+def test_a_run_that_was_stopped_before_its_end_can_be_begun_with_and_says_so(
+    source: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    stopped = shutil.copytree(source, tmp_path / "stopped")
+    (stopped / "state.json").write_text('{"status": "stopped", "step": 2}')
+    said = {
+        run_dir: run(train(tmp_path / "new", tiny_dataset, "--init_from", run_dir, "--dry_run")).stdout
+        for run_dir in (source, stopped)
+    }
+    assert f"warning: {stopped} has not reached the end of its training" in said[stopped]
+    assert "the end of its training" not in said[source]
+
+
 def test_a_run_that_is_not_there_is_one_sentence(tiny_dataset: Path, tmp_path: Path) -> None:
     said = run(train(tmp_path / "new", tiny_dataset, "--init_from", tmp_path / "none"), expect=2).stderr
-    assert "is neither a run with a trained model nor a checkpoint" in said
+    assert "--init_from" in said
+    assert "holds no trained model" in said
     said = run(train(tmp_path / "new", tiny_dataset, "--train.teacher", tmp_path / "none"), expect=2).stderr
     assert "--train.teacher" in said
     assert "holds no trained model" in said

@@ -1,10 +1,8 @@
-"""Runs the cells of a sweep: here, some side by side, or as an array of SLURM jobs."""
+"""Runs the cells of a sweep here, some side by side; kws_dist/sweep_array.py does so on a cluster."""
 
 import contextlib
 import ctypes
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from kws_dist.config import load_file
-from kws_dist.errors import UsageError
-from kws_dist.files import write_whole
+from kws_dist.config import Config, load_file
+from kws_dist.errors import DataError, UsageError, sentence
 from kws_dist.run import RunFolder
-from kws_dist.sweep import Cell, Sweep
+from kws_dist.sweep import Cell
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
@@ -27,15 +25,34 @@ Say = Callable[[str], None]
 
 
 def is_finished(cell: Cell) -> bool:
-    """Return whether the run of a cell is done, with the settings and as many epochs as it should have."""
+    """Return whether the run of a cell is done, with the data, the settings and the length that it should have."""
+    return not why_open(cell)
+
+
+def why_open(cell: Cell) -> str:
+    """Return how far the run of a cell is, or in what a finished one is not the one asked for; empty if it is done."""
     run = RunFolder(Path(cell.config.run_dir))
-    if run.status() != "finished" or not run.config_file.exists():
-        return False
     try:
+        status = run.status()
+        if status != "finished":
+            return status or "not begun"
         run.check_same_settings(cell.config)
-    except UsageError:
-        return False
-    return load_file(run.config_file).train.epochs == cell.config.train.epochs
+        other = _other_than_asked(load_file(run.config_file), run.result(), cell)
+    except (UsageError, DataError, OSError) as error:
+        return sentence(error)
+    return other and f"finished with {other}: remove {run.path}, or call it otherwise"
+
+
+def _other_than_asked(was: Config, result: dict[str, Any], cell: Cell) -> str:
+    if not result:
+        return "no result.json"
+    asked, digest = cell.config, result.get("dataset_digest")  # which older results do not have
+    same_data = digest == cell.digest if digest and cell.digest else was.data.shards == asked.data.shards
+    if not same_data:
+        return f"other data ({was.data.shards})"
+    lengths = ("steps" if asked.train.steps else "epochs", "steps", "max_minutes", "patience_epochs")
+    pairs = {name: (getattr(was.train, name), getattr(asked.train, name)) for name in lengths}
+    return ", ".join(f"train.{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new)
 
 
 def log_of(cell: Cell) -> Path:
@@ -66,20 +83,29 @@ def run_cells(cells: Sequence[Cell], train_script: Path, *, jobs: int, say: Say)
     """
     waiting, running, failed = list(reversed(cells)), list[_Running](), dict[str, str]()
     interrupted = _interruptions()
+
+    def ended(cell: Cell, problem: str, result: str = "") -> None:
+        if problem:
+            failed[cell.name] = problem
+        say(f"{len(cells) - len(waiting) - len(running)} of {len(cells)}  {cell.name}: {problem or result}")
+
     try:
         while waiting or running:
             for slot in sorted(set(range(jobs)) - {one.slot for one in running}):
                 if waiting:
-                    running.append(_start(waiting.pop(), train_script, slot, jobs))
+                    cell = waiting.pop()
+                    try:
+                        running.append(_start(cell, train_script, slot, jobs))
+                    except OSError as error:
+                        ended(cell, sentence(error))
             if interrupted:
                 raise KeyboardInterrupt
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until any of them ends
+            if running:
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until any of them ends
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
-                done = f"{len(cells) - len(waiting) - len(running)} of {len(cells)}"
-                if problem := _problem(one):
-                    failed[one.cell.name] = problem
-                say(f"{done}  {one.cell.name}: {problem or _result(one)}")
+                problem = _problem(one)
+                ended(one.cell, problem, "" if problem else _result(one))
     finally:
         for one in running:
             one.process.terminate()
@@ -118,7 +144,7 @@ def _start(cell: Cell, train_script: Path, slot: int, jobs: int) -> _Running:
             preexec_fn=_die_with_parent,
         )
         if cores := cores_of(slot, jobs, sorted(os.sched_getaffinity(0))):
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
+            with contextlib.suppress(OSError):  # it has ended already
                 os.sched_setaffinity(process.pid, cores)
         return _Running(cell, slot, process, file.tell(), time.monotonic())
 
@@ -150,11 +176,11 @@ def _die_with_parent() -> None:
 
 def _problem(one: _Running) -> str:
     """Say why an ended process has not finished its run; nothing if it has."""
-    code = one.process.returncode
+    code, state = one.process.returncode, why_open(one.cell)
     if code == 0:
-        run = RunFolder(Path(one.cell.config.run_dir))
-        return "" if run.status() == "finished" else f"{run.status()}; the same command goes on with it"
-    with log_of(one.cell).open("rb") as file:
+        return "stopped; the same command goes on with it" if state == "stopped" else state
+    said: list[str] = []
+    with contextlib.suppress(OSError), log_of(one.cell).open("rb") as file:
         file.seek(one.log_start)
         said = file.read().decode(errors="replace").strip().splitlines()
     reason = said[-1].strip() if said else "it said nothing"
@@ -165,59 +191,3 @@ def _result(one: _Running) -> str:
     result = RunFolder(Path(one.cell.config.run_dir)).result()
     figures = [f"{split} {result[split]['accuracy']:.4f}" for split in ("val", "test") if split in result]
     return ", ".join([*figures, f"{time.monotonic() - one.started_s:.0f} s"])
-
-
-def array_script(
-    sweep: Sweep, indices: Sequence[int], again: Sequence[str], *, options: Sequence[str], jobs: int
-) -> str:
-    """Return a script for sbatch whose tasks run the cells of `indices`, at most `jobs` at a time (0: no limit).
-
-    `again` is the command of the sweep, to which each task adds which cell it runs. Two minutes before the time is up
-    a run is asked to stop in good order; submitting what is left goes on with it.
-    """
-    limit = f"%{jobs}" if jobs else ""
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name=sweep-{sweep.out.name}",
-        f"#SBATCH --array={','.join(map(str, indices))}{limit}",
-        f"#SBATCH --chdir={Path.cwd()}",
-        f"#SBATCH --output={sweep.out}/slurm-%a.log",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --signal=B:TERM@120",
-        *(f"#SBATCH {option}" for option in options),
-        *(f"# task {index}: {sweep.cells[index].name}" for index in indices),
-        # exec: the signal goes to the process of this script, which is then the training itself
-        f'exec {shlex.join(again)} --task_index "$SLURM_ARRAY_TASK_ID"',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def submit(script: Path, text: str, again: Sequence[str]) -> str:
-    """Write the script and hand it to SLURM, and behind it a job that makes the table; returns what sbatch said."""
-    script.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(script, text.encode())
-    if shutil.which("sbatch") is None:
-        raise UsageError(f"--slurm: there is no sbatch here; submit {script}, which is written, where there is one")
-    job = _sbatch(str(script))
-    behind = [f"--dependency=afterany:{job}", f"--output={script.parent}/slurm-table.log", f"--chdir={Path.cwd()}"]
-    table = _sbatch(*behind, f"--wrap={shlex.join([*again, '--table_only'])}")
-    return f"job {job} runs the sweep, job {table} makes the table when all of it has ended"
-
-
-def _sbatch(*arguments: str) -> str:
-    done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UsageError(f"--slurm: sbatch refused: {' '.join(done.stderr.split())}")
-    return done.stdout.strip().split(";")[0]
-
-
-def become(cell: Cell, train_script: Path) -> None:
-    """Turn this process into the training of a cell, which prints into its log; returns never."""
-    log = log_of(cell)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{cell.name}: see {log}", flush=True)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    command = command_of(cell, train_script)
-    os.execv(command[0], command)

@@ -15,7 +15,7 @@ from rich.table import Table
 from kws_dist.files import write_whole
 from kws_dist.run import RunFolder
 from kws_dist.sweep import Cell, Sweep
-from kws_dist.sweep_jobs import is_finished, log_of
+from kws_dist.sweep_jobs import is_finished, log_of, why_open
 
 _WHOLE_TABLE_COLUMNS = 80  # of the terminal; in a narrower one the speed and the size are left out
 
@@ -120,11 +120,8 @@ def unfinished(sweep: Sweep, failed: dict[str, str]) -> dict[str, str]:
 
 
 def _state(cell: Cell) -> str:
-    status = RunFolder(Path(cell.config.run_dir)).status()
-    if status == "finished":
-        return f"finished with other settings than these: remove {cell.config.run_dir}, or call it otherwise"
-    where = f", see {log_of(cell)}" if log_of(cell).exists() else ""
-    return (status or "not begun") + where
+    log = log_of(cell)
+    return why_open(cell) + (f", see {log}" if log.exists() else "")
 
 
 def write_tables(folder: Path, rows: Sequence[Row], missing: dict[str, str]) -> None:

@@ -11,36 +11,20 @@ from typing import Any
 
 import pytest
 import yaml
-from launching import ROOT, SMALL, environment, python, run
+from launching import ROOT, environment, python, run
 from rich.console import Console
+from sweep_files import planned, written
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from kws_dist import sweep_table
 from kws_dist.config import parse
 from kws_dist.errors import UsageError
-from kws_dist.sweep import Sweep, read_sweep
-from kws_dist.sweep_jobs import array_script, cores_of, is_finished
+from kws_dist.sweep import read_sweep
+from kws_dist.sweep_array import array_script
+from kws_dist.sweep_jobs import cores_of, is_finished
 from kws_dist.sweep_table import Row, student_t, summarize
 
 EXAMPLES = [path for path in sorted((ROOT / "configs" / "sweeps").glob("*.yaml")) if path.stem != "wandb"]
-
-
-def written(folder: Path, shards: Path, text: str, *, small: bool = False) -> Path:
-    """A sweep with these parts besides the settings that all need."""
-    settings: dict[str, Any] = {"data.shards": str(shards)}
-    if small:
-        flags = [index for index, word in enumerate(SMALL) if word.startswith("--")]
-        ends = [*flags[1:], len(SMALL)]
-        settings |= {
-            SMALL[at].removeprefix("--"): " ".join(SMALL[at + 1 : end]) for at, end in zip(flags, ends, strict=True)
-        }
-    file = folder / "some.yaml"
-    file.write_text(f"out: {folder / 'out'}\n" + yaml.safe_dump({"settings": settings}) + text)
-    return file
-
-
-def planned(folder: Path, shards: Path, text: str) -> Sweep:
-    return read_sweep(written(folder, shards, text))
 
 
 def environment_of_a_user() -> dict[str, str]:

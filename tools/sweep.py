@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from kws_dist import sweep_jobs, sweep_table
+from kws_dist import sweep_array, sweep_jobs, sweep_table
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.sweep import Sweep, read_sweep
 
@@ -55,7 +55,7 @@ def sweep(arguments: Arguments) -> int:
     if arguments.task_index is not None:
         if not 0 <= arguments.task_index < len(plan.cells):
             raise UsageError(f"--task_index {arguments.task_index} should be from 0 to {len(plan.cells) - 1}")
-        sweep_jobs.become(plan.cells[arguments.task_index], _TRAIN)
+        sweep_array.become(plan.cells[arguments.task_index], _TRAIN)
     todo = [cell for cell in plan.cells if not sweep_jobs.is_finished(cell)]
     done = len(plan.cells) - len(todo)
     console.print(f"{len(plan.cells)} runs in {plan.out}, {done} of them finished", soft_wrap=True, markup=False)
@@ -84,11 +84,11 @@ def _to_slurm(arguments: Arguments, plan: Sweep, console: Console) -> int:
     again = [sys.executable, str(Path(__file__)), str(arguments.file), "--out", str(plan.out)]
     indices = [index for index, cell in enumerate(plan.cells) if not sweep_jobs.is_finished(cell)]
     options = shlex.split(arguments.sbatch_options)
-    text = sweep_jobs.array_script(plan, indices, again, options=options, jobs=arguments.jobs or 0)
+    text = sweep_array.array_script(plan, indices, again, options=options, jobs=arguments.jobs or 0)
     if arguments.dry_run:
         console.print(text, soft_wrap=True, markup=False)
     else:
-        console.print(sweep_jobs.submit(plan.out / "sweep.sbatch", text, again), soft_wrap=True, markup=False)
+        console.print(sweep_array.submit(plan.out / "sweep.sbatch", text, again), soft_wrap=True, markup=False)
     return 0
 
 

@@ -58,6 +58,8 @@ class Sweep:
 
     out: Path
     cells: tuple[Cell, ...]
+    text: str
+    """Of the file."""
 
 
 def read_sweep(file: Path, out: Path | None = None) -> Sweep:
@@ -65,7 +67,10 @@ def read_sweep(file: Path, out: Path | None = None) -> Sweep:
 
     Raises `UsageError`, or exits with code 2 where a setting of a run is wrong, before anything is run.
     """
-    content = _load(file)
+    text = _text_of(file)
+    content = read_yaml(text, name=str(file))
+    if not isinstance(content, dict):
+        raise UsageError(f"{file} should hold the parts {', '.join(_PARTS)}, not a {type(content).__name__}")
     for part in content:
         if part not in _PARTS:
             meant = get_close_matches(part, _PARTS, n=1)
@@ -81,20 +86,16 @@ def read_sweep(file: Path, out: Path | None = None) -> Sweep:
     _refuse_mixed_rows(file, cells)
     digests = _check_data(file, cells)
     _check_models(file, cells)
-    return Sweep(folder, tuple(replace(cell, digest=digests[cell.config.data.shards]) for cell in cells))
+    return Sweep(folder, tuple(replace(cell, digest=digests[cell.config.data.shards]) for cell in cells), text)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _text_of(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(f"{file}: there is no such file; configs/sweeps has examples") from None
     except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{file} cannot be read: {error}") from None
-    content = read_yaml(text, name=str(file))
-    if not isinstance(content, dict):
-        raise UsageError(f"{file} should hold the parts {', '.join(_PARTS)}, not a {type(content).__name__}")
-    return content
 
 
 def _cell(file: Path, out: Path, name: str, row: str, settings: Settings) -> Cell:

@@ -1,6 +1,8 @@
 """Runs the cells of a sweep as an array of SLURM jobs."""
 
+import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +16,14 @@ from kws_dist.sweep import Cell, Sweep
 from kws_dist.sweep_jobs import command_of, log_of
 
 
+def copy_of(sweep: Sweep) -> Path:
+    """Return the file from which tasks read their sweep: as it was when it was submitted, however it is edited since.
+
+    Its name tells what it holds, so that submitting an edited sweep leaves it to the tasks that still wait.
+    """
+    return sweep.out / f"sweep-{hashlib.sha256(sweep.text.encode()).hexdigest()[:8]}.yaml"
+
+
 def array_script(
     sweep: Sweep, indices: Sequence[int], again: Sequence[str], *, options: Sequence[str], jobs: int
 ) -> str:
@@ -23,15 +33,18 @@ def array_script(
     a run is asked to stop in good order; submitting what is left goes on with it.
     """
     limit = f"%{jobs}" if jobs else ""
+    words = [
+        f"--job-name=sweep-{sweep.out.name}",
+        f"--array={','.join(map(str, indices))}{limit}",
+        f"--chdir={Path.cwd()}",
+        f"--output={_for_output(sweep.out)}/slurm-%a.log",
+        "--open-mode=append",
+        "--signal=B:TERM@120",
+    ]
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name=sweep-{sweep.out.name}",
-        f"#SBATCH --array={','.join(map(str, indices))}{limit}",
-        f"#SBATCH --chdir={Path.cwd()}",
-        f"#SBATCH --output={sweep.out}/slurm-%a.log",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --signal=B:TERM@120",
-        *(f"#SBATCH {option}" for option in options),
+        *(f"#SBATCH {_quoted(word)}" for word in words),
+        *([f"#SBATCH {' '.join(map(_quoted, options))}"] if options else []),
         *(f"# task {index}: {sweep.cells[index].name}" for index in indices),
         # exec: the signal goes to the process of this script, which is then the training itself
         f'exec {shlex.join(again)} --task_index "$SLURM_ARRAY_TASK_ID"',
@@ -39,14 +52,29 @@ def array_script(
     return "\n".join(lines) + "\n"
 
 
-def submit(script: Path, text: str, again: Sequence[str]) -> str:
-    """Write the script and hand it to SLURM, and behind it a job that makes the table; returns what sbatch said."""
-    script.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(script, text.encode())
+def _quoted(word: str) -> str:
+    """Return a word as sbatch reads it in a line of a script: it knows double quotes, and backslashes in them."""
+    if re.fullmatch(r"[\w./=:,;%@+~-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _for_output(folder: Path) -> str:
+    """Return a folder as sbatch takes it in the name of an output file, in which %a and the like have a meaning."""
+    return str(folder).replace("%", "%%")
+
+
+def submit(sweep: Sweep, script: str, again: Sequence[str]) -> str:
+    """Write the sweep and its script, hand that to SLURM, and behind it a job for the table; returns what is said."""
+    file = sweep.out / "sweep.sbatch"
+    sweep.out.mkdir(parents=True, exist_ok=True)
+    write_whole(copy_of(sweep), sweep.text.encode())
+    write_whole(file, script.encode())
     if shutil.which("sbatch") is None:
-        raise UsageError(f"--slurm: there is no sbatch here; submit {script}, which is written, where there is one")
-    job = _sbatch(str(script))
-    behind = [f"--dependency=afterany:{job}", f"--output={script.parent}/slurm-table.log", f"--chdir={Path.cwd()}"]
+        raise UsageError(f"--slurm: there is no sbatch here; submit {file}, which is written, where there is one")
+    job = _sbatch(str(file))
+    log = f"{_for_output(sweep.out)}/slurm-table.log"
+    behind = [f"--dependency=afterany:{job}", f"--output={log}", f"--chdir={Path.cwd()}"]
     table = _sbatch(*behind, f"--wrap={shlex.join([*again, '--table_only'])}")
     return f"job {job} runs the sweep, job {table} makes the table when all of it has ended"
 

@@ -263,7 +263,7 @@ def test_slurm_where_there_is_none_is_said(tiny_dataset: Path, tmp_path: Path) -
     done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "there is no sbatch here" in done.stderr
-    assert (tmp_path / "out" / "sweep.sbatch").is_file()
+    assert "sweep.sbatch, which is written" in done.stderr
 
 
 def test_cores_are_shared_out() -> None:

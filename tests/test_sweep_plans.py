@@ -1,15 +1,19 @@
 """Sweeps: what counts as done, what would make the table wrong, and names that files cannot have."""
 
 import json
+import re
 import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launching import python, run
+from launching import environment, python, run
 from sweep_files import planned, written
 
 from kws_dist.errors import UsageError
 from kws_dist.sweep import Cell, read_sweep
+from kws_dist.sweep_array import array_script
 from kws_dist.sweep_jobs import is_finished, why_open
 
 
@@ -158,3 +162,32 @@ def test_a_run_that_cannot_be_started_is_named_and_the_others_run(tiny_dataset: 
     assert table["unfinished"] == {"bad-seed0": f"{out}/bad-seed0.log: Is a directory"}
     assert [row["runs"] for row in table["rows"]] == [[], ["good-seed0"]]
     assert "1 of 2  bad-seed0: " in done.stdout
+
+
+# What waits in a queue
+
+
+def test_waiting_tasks_run_what_was_submitted_however_the_file_is_edited(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").symlink_to(tiny_dataset)
+    (tmp_path / "plans").mkdir()
+    file = written(tmp_path / "plans", Path("shards"), "cells: [{name: a}, {name: b, train.epochs: 1}]", small=True)
+    file.write_text(re.sub("out: .*", "out: 100% of it", file.read_text(), count=1))
+    submit = python("tools/sweep.py", "plans/some.yaml", "--slurm")
+    bare = {**environment(), "PATH": str(tmp_path)}
+    assert subprocess.run(submit, env=bare, cwd=tmp_path, check=False).returncode == 2  # there is no sbatch
+    out = tmp_path / "100% of it"
+    script = (out / "sweep.sbatch").read_text()
+    file.write_text(file.read_text().replace("cells: [", "cells: [{name: new, train.epochs: 2}, "))
+    assert subprocess.run(submit, env=bare, cwd=tmp_path, check=False).returncode == 2
+    assert (out / "sweep.sbatch").read_text() != script
+    task = {**environment(), "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run(["bash", "-c", script], env=task, cwd=tmp_path, check=True)
+    assert [path.parent.name for path in out.glob("*/result.json")] == ["a"]
+
+
+def test_what_sbatch_is_given_is_quoted_as_it_reads_it(tiny_dataset: Path, tmp_path: Path) -> None:
+    sweep = replace(planned(tmp_path, tiny_dataset, "grid: {seed: [0, 1]}"), out=Path('my "50%" sweep'))
+    text = array_script(sweep, [0], ["x"], options=["-p", "gpu", "--comment=a #1"], jobs=0)
+    assert '#SBATCH "--output=my \\"50%%\\" sweep/slurm-%a.log"\n' in text
+    assert '#SBATCH "--job-name=sweep-my \\"50%\\" sweep"\n' in text
+    assert '#SBATCH -p gpu "--comment=a #1"\n' in text

@@ -81,14 +81,14 @@ def _finish(plan: Sweep, console: Console, failed: dict[str, str]) -> int:
 
 
 def _to_slurm(arguments: Arguments, plan: Sweep, console: Console) -> int:
-    again = [sys.executable, str(Path(__file__)), str(arguments.file), "--out", str(plan.out)]
+    again = [sys.executable, str(Path(__file__)), str(sweep_array.copy_of(plan)), "--out", str(plan.out)]
     indices = [index for index, cell in enumerate(plan.cells) if not sweep_jobs.is_finished(cell)]
     options = shlex.split(arguments.sbatch_options)
     text = sweep_array.array_script(plan, indices, again, options=options, jobs=arguments.jobs or 0)
     if arguments.dry_run:
         console.print(text, soft_wrap=True, markup=False)
     else:
-        console.print(sweep_array.submit(plan.out / "sweep.sbatch", text, again), soft_wrap=True, markup=False)
+        console.print(sweep_array.submit(plan, text, again), soft_wrap=True, markup=False)
     return 0
 
 

@@ -248,19 +248,22 @@ def test_an_array_makes_the_same_shards_as_one_process_and_after_a_failure_only_
     assert "finished already" in cluster.command("slurm/prepare.sh", "2", *source)
 
 
-def test_a_sweep_runs_as_an_array_and_its_table_comes_afterwards(
+def test_a_sweep_runs_as_an_array_as_it_was_submitted_and_its_table_comes_afterwards(
     cluster: Cluster, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    file, out = tmp_path / "some.yaml", tmp_path / "out"
+    file, out = tmp_path / "some.yaml", tmp_path / 'my "50%" sweep'
     flags = " ".join(SMALL).removeprefix("--").split(" --")
     settings = dict(flag.split(maxsplit=1) for flag in flags) | {"data.shards": str(tiny_dataset)}
     file.write_text(yaml.safe_dump({"out": str(out), "settings": settings, "grid": {"seed": [0, 1]}}))
-    told = cluster.command(*python("tools/sweep.py", file, "--slurm", "--sbatch_options=--time=10"))
+    told = cluster.command(*python("tools/sweep.py", file, "--slurm", "--sbatch_options=-t 10 --hold --comment='a b'"))
     assert "makes the table" in told
+    file.write_text(file.read_text().replace("- 0", "- 2"))
+    cluster.command("scontrol", "release", re.findall(r"job (\d+) runs", told)[0])
     wait_for((out / "table.json").exists, lambda: "".join(log.read_text() for log in out.glob("*.log")))
     table = json.loads((out / "table.json").read_text())
     assert [row["runs"] for row in table["rows"]] == [["run-seed0", "run-seed1"]]
     assert table["unfinished"] == {}
+    assert "see" in (out / "slurm-0.log").read_text()
 
 
 def test_wrong_use_is_said_at_once(cluster: Cluster, tmp_path: Path) -> None:

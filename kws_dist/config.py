@@ -14,6 +14,7 @@ from typing import Any, Literal
 import tyro
 import yaml
 
+from kws_dist.agent_words import spelled_out
 from kws_dist.errors import UsageError
 from kws_dist.frontend.augment_settings import AugmentSettings
 from kws_dist.frontend.feature_settings import FeatureSettings
@@ -139,7 +140,7 @@ def run_dir_of(config: Config) -> Path:
 
 def parse(arguments: Sequence[str]) -> Config:
     """Make the settings of a run from a command line; a mistake in it or in its file exits with code 2."""
-    arguments = list(_spelled_out(arguments))
+    arguments = list(spelled_out(arguments, dict(_flat(Config()))))
     file = _value_of("--config", arguments)
     from_file = load_file(Path(file)) if file else Config()
     # tyro would make one flag of each pair in the default, and know no others: pairs are joined here.
@@ -205,21 +206,6 @@ def _parsed(arguments: Sequence[str], default: Config, *, prog: str, description
         use_underscores=True,
         console_outputs=os.environ.get("RANK", "0") == "0",  # every rank makes the same mistake; one says so
     )
-
-
-def _spelled_out(arguments: Sequence[str]) -> Iterator[str]:
-    """Say `--train.nesterov=false`, as W&B's sweeps do, as `--train.no_nesterov`; `--model.params=tau 3` in words."""
-    settings = dict(_flat(Config()))
-    for argument in arguments:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        default = settings.get(name) if argument.startswith("--") and equals else None
-        if isinstance(default, bool) and value.lower() in ("true", "false"):
-            section, dot, last = name.rpartition(".")
-            yield f"--{name}" if value.lower() == "true" else f"--{section}{dot}no_{last}"
-        elif isinstance(default, (dict, tuple)):
-            yield from (f"--{name}", *value.split())
-        else:
-            yield argument
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import yaml
 
 from kws_dist.errors import UsageError
 
-_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _PYTHON = {"true": "True", "false": "False", ".inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 """How Python spells what YAML spells so."""
 
@@ -22,7 +22,7 @@ def read_settings(text: str, *, name: str, defaults: Mapping[str, Any]) -> list[
     if not isinstance(content, dict):
         raise UsageError(f"{name} should hold lines such as `train: {{epochs: 30}}`, not a {type(content).__name__}")
     try:
-        return list(_words(content, defaults))
+        return list(setting_words(content, defaults))
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
 
@@ -67,7 +67,11 @@ def _refuse_repeated(node: yaml.Node | None, met: set[int]) -> None:
         _refuse_repeated(value, met)
 
 
-def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str = "") -> Iterator[str]:
+def setting_words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Yield the command line of settings in a section (`"train."`), whose values are strings, lists or dicts of such.
+
+    `ValueError` names the setting whose value is of another kind than its default.
+    """
     for name, value in settings.items():
         path = section + name
         default = defaults.get(path)
@@ -75,7 +79,7 @@ def _words(settings: dict[str, Any], defaults: Mapping[str, Any], section: str =
             pairs = [_number(word, path) for pair in value.items() for word in pair]
             yield from (f"--{path}", *pairs) if pairs else ()
         elif isinstance(value, dict):
-            yield from _words(value, defaults, f"{path}.")
+            yield from setting_words(value, defaults, f"{path}.")
         elif isinstance(default, dict) or any(known.startswith(f"{path}.") for known in defaults):
             if value != "":  # a section whose lines are all commented out
                 raise ValueError(f"{path} should be a section of settings, not {value!r}")

@@ -2,19 +2,15 @@
 
 import json
 import math
-import os
 import signal
 import statistics
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from launching import ROOT, environment, python, run
 from rich.console import Console
 from sweep_files import planned, written
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from kws_dist import sweep_table
 from kws_dist.config import parse
@@ -271,51 +267,3 @@ def test_cores_are_shared_out() -> None:
     assert [cores_of(slot, 2, [0, 1, 2]) for slot in (0, 1)] == [[0], [1, 2]]
     assert [cores_of(slot, 3, [8, 9]) for slot in (0, 1, 2)] == [[8], [9], [8]]
     assert cores_of(0, 1, [0, 1]) == [0, 1]
-
-
-# What Weights & Biases runs
-
-
-def wandb_command(chosen: dict[str, Any], program: str) -> list[str]:
-    """The command line of a trial, made of the example by W&B's own agent's functions, as the agent does."""
-    content = yaml.load((ROOT / "configs" / "sweeps" / "wandb.yaml").read_text(), Loader=yaml.SafeLoader)
-    assert content["metric"]["name"] == "val/accuracy"
-    made = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
-    words = {"${program}": [program], "${args}": made["args"]}
-    return [word for part in create_sweep_command(content["command"]) for word in words.get(part, [part])]
-
-
-def test_the_settings_that_wandb_chooses_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    command = wandb_command({"train.learning_rate": 0.0123, "train.global_batch": 100}, "launch/train.py")
-    assert command[4:] == [
-        *("--config", "configs/bcresnet1.yaml", "--data.shards", "data/real10", "--tracking.wandb", "online"),
-        *("--train.learning_rate=0.0123", "--train.global_batch=100"),
-    ]
-    config = parse(command[4:])
-    assert (config.train.learning_rate, config.train.global_batch) == (0.0123, 100)
-
-
-def test_switches_that_wandb_chooses_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    config = parse(wandb_command({"train.nesterov": False, "data.device_share": True}, "launch/train.py")[4:])
-    assert config.train.nesterov is False
-    assert config.data.device_share is True
-    assert parse(["--train.nesterov=true", "--model.params=tau 3"]).model.params == {"tau": 3}
-
-
-def test_a_trial_of_wandb_trains_in_a_folder_of_its_own(tiny_dataset: Path, tmp_path: Path) -> None:
-    link = tmp_path / "configs"
-    link.symlink_to(ROOT / "configs")
-    small = {
-        "data.shards": str(tiny_dataset),
-        "tracking.wandb": "disabled",
-        "train.epochs": 1,
-        "train.global_batch": 12,
-    }
-    command = wandb_command(small, str(ROOT / "launch" / "train.py"))
-    first_on_path = str(Path(python("x")[0]).parent)
-    env = {**environment(), "WANDB_RUN_ID": "ab12", "PATH": f"{first_on_path}:{os.environ['PATH']}"}
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "runs" / "wandb" / "ab12" / "state.json").read_text())["status"] == "finished"

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from kws_dist.corpus.audio import SUFFIXES, UNREADABLE_SUFFIXES, audio_form, decode, to_pcm
+from kws_dist.corpus.audio import LOUDEST, SUFFIXES, UNREADABLE_SUFFIXES, audio_form, decode, mixed, to_pcm
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Samples
 from kws_dist.corpus.look_through import suffix_of
 from kws_dist.corpus.resample import resample
@@ -33,7 +33,6 @@ __all__ = [
 _BLOCK_S, _MARGIN_S = 10.0, 0.2  # with margins of 0.1 s on, chunks differ from the whole by less than a 16-bit step
 _MOST_CHECKED_BYTES = 1 << 26
 _MOST_CHANNELS = 64
-_LOUDEST = 100.0  # floats are in [-1, 1]; beyond this they are 16-bit numbers that were not divided
 _RATES_HZ = range(1_000, 768_001)
 
 
@@ -90,7 +89,7 @@ def mono(wave: NDArray[np.generic]) -> NDArray[np.int16] | NDArray[np.float64]:
     if not np.isfinite(floats).all():
         raise UsageError("the wave holds samples that are not numbers")
     peak = np.abs(floats).max(initial=0)
-    if peak > _LOUDEST:
+    if peak > LOUDEST:
         raise UsageError(f"the wave goes up to {peak:,.0f}: float samples are in [-1, 1]; divide 16-bit ones by 32768")
     return floats if wave.ndim == 1 else floats.mean(axis=0)
 
@@ -165,15 +164,13 @@ def _blocks(sound: soundfile.SoundFile, path: Path) -> Iterator[NDArray[np.float
     with closing(sound):
         while done < sound.frames:
             try:
-                block = sound.read(round(_BLOCK_S * sound.samplerate), dtype="float64", always_2d=True).mean(axis=1)
+                block = sound.read(round(_BLOCK_S * sound.samplerate), dtype="float64", always_2d=True)
             except (soundfile.SoundFileError, RuntimeError) as error:
                 raise ClipError(f"{path}: cannot be decoded ({error})") from error
             if len(block) == 0:
                 raise ClipError(f"{path}: cut off after {done} of {sound.frames} samples")
-            if not np.isfinite(block).all():
-                raise ClipError(f"{path}: it holds samples that are not numbers")
             done += len(block)
-            yield np.clip(block, -_LOUDEST, _LOUDEST)
+            yield mixed(block, str(path))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -18,6 +18,8 @@ SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", "
 """Names of files that are taken for recordings."""
 UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".3ga", ".amr", ".wma", ".webm")
 """Names of recordings that libsndfile does not read."""
+LOUDEST = 100.0
+"""Floats are in [-1, 1], and what lossy files decode to is hardly beyond; these are 16-bit numbers left undivided."""
 _MAX_DECODED = 1 << 23  # samples at once, before or after resampling; with their spectrum they take some 300 MB
 _FULL_SCALE = 32_768.0
 _FRAME_LIMIT = 1 << 33  # a damaged header can claim any length; no recording lasts days
@@ -98,16 +100,28 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
             raise ClipError(f"{name}: it lasts {seconds:,.0f} s; cut it into recordings of {form.most_seconds:,.0f} s")
         try:
             sound.seek(first)
-            wave = sound.read(max(last - first, 0), dtype="float64", always_2d=True).mean(axis=1)
+            wave = sound.read(max(last - first, 0), dtype="float64", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
             raise ClipError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if len(wave) < last - first:
         raise ClipError(f"{name}: cut off after {first + len(wave)} of {form.frames} samples")
-    if not np.isfinite(wave).all():
+    mono = mixed(wave, name)
+    if form.rate_hz != SAMPLE_RATE_HZ and len(mono):
+        mono = resample(mono, form.rate_hz, SAMPLE_RATE_HZ)
+    return to_pcm(mono)
+
+
+def mixed(wave: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Return the mean `(frames,)` of the channels of `(frames, channels)` float64; `ClipError` if it is no sound."""
+    peak = np.abs(wave).max(initial=0.0)
+    if not np.isfinite(peak):
         raise ClipError(f"{name}: it holds samples that are not numbers")
-    if form.rate_hz != SAMPLE_RATE_HZ and len(wave):
-        wave = resample(wave, form.rate_hz, SAMPLE_RATE_HZ)
-    return to_pcm(wave)
+    if peak > LOUDEST:
+        raise ClipError(
+            f"{name}: its samples go up to {peak:,.0f}, and those of a float file are in [-1, 1];"
+            " divide 16-bit ones by 32768"
+        )
+    return wave.mean(axis=1)
 
 
 def to_pcm(wave: NDArray[np.float64]) -> Samples:

@@ -186,6 +186,13 @@ def test_a_recording_without_samples_is_refused(kind: str, subtype: str) -> None
         form_of(encoded(np.zeros(0), 16_000, kind, subtype))
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000])
+def test_floats_that_are_16_bit_numbers_left_undivided_are_refused_and_not_heard_as_noise(rate_hz: int) -> None:
+    with pytest.raises(ClipError, match=r"x: its samples go up to 16,384, and those of a float file are in \[-1, 1\]"):
+        decode(encoded(32_768 * sine(rate_hz=rate_hz), rate_hz, subtype="FLOAT"), "x")
+    assert len(decode(encoded(3 * sine(rate_hz=rate_hz), rate_hz, subtype="FLOAT"), "x")) == 16_000
+
+
 def test_an_hour_packed_into_a_small_file_is_not_decoded_at_once() -> None:
     frames = 3600 * 16_000
     silence = encoded(np.zeros(frames, np.int16), kind="FLAC")

@@ -75,13 +75,15 @@ def test_files_that_cannot_be_read_are_named_and_the_others_heard_in_order(
     (tmp_path / "l.wav").mkdir()
     (tmp_path / "m.wav").symlink_to(tmp_path / "nowhere.wav")
     (tmp_path / "n.txt").write_text("not looked at")
+    soundfile.write(tmp_path / "o.wav", 32_768 * chirp(16_000), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "p.wav", 32_768 * chirp(16_000, 4.0), 16_000, subtype="FLOAT")
     found = find([tmp_path])
     heard = {one.path.name: one for one in listen(predictor, found, hop_s=0.25)}
     assert list(heard) == [path.name for path in found]
     faults = {name: one.fault for name, one in heard.items() if one.fault}
     said = {
         "b.wav": "cut off", "c.wav": "empty", "d.wav": "no samples", "e.mp3": "not a recording", "f.wav": "not numbers",
-        "g.wav": "not numbers", "h.m4a": "convert", "j.flac": "decoded",
+        "g.wav": "not numbers", "h.m4a": "convert", "j.flac": "decoded", "o.wav": "in [-1, 1]", "p.wav": "in [-1, 1]",
     }  # fmt: skip
     assert faults.keys() == said.keys()
     for name, fault in faults.items():

@@ -3,13 +3,13 @@
     python tools/export.py --run_dir runs/mine --out mine.pt
     python tools/export.py --run_dir runs/mine --out mine.safetensors
 
-The file holds the weights that were evaluated best, averaged ones if the run averaged. `mine.json`, written beside it,
+The file holds the weights that were evaluated best, averaged ones if the run averaged. `mine.pt.json`, beside it,
 says the rest: words, architecture, features. With both, no run folder is needed:
 
     import json, torch
     from kws_dist import models
 
-    with open("mine.json") as file:
+    with open("mine.pt.json") as file:
         about = json.load(file)
     model = models.build(**about["model"])
     model.load_state_dict(torch.load("mine.pt", weights_only=True))
@@ -28,7 +28,7 @@ class Arguments:
     """Which model, and where to."""
 
     run_dir: Path
-    """Folder of the run."""
+    """Folder of the run, or of a checkpoint."""
     out: Path
     """The file; its ending says the format: .pt is a state dict as plain torch loads it, .safetensors the same."""
     debug: bool = False

@@ -21,7 +21,9 @@ Write = Callable[[Rebuilt], bytes]
 
 
 def export(trained: Rebuilt, out: Path) -> list[Path]:
-    """Write the model in the format that the ending of `out` names, and `about` beside it, as `.json`; return both.
+    """Write the model in the format that the ending of `out` names, and `about` beside it; return both.
+
+    The description is called like the file, with `.json` behind it all, so that each of two formats has its own.
 
     Raises `UsageError` for an ending that is none of `FORMATS` and a folder that does not exist.
     """
@@ -32,7 +34,7 @@ def export(trained: Rebuilt, out: Path) -> list[Path]:
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir():
         raise UsageError(f"--out {out}: this is a folder; name a file in it")
-    beside = out.with_suffix(".json")
+    beside = out.with_name(f"{out.name}.json")
     if beside.exists() and not _describes_an_export(beside):
         raise UsageError(
             f"--out {out}: {beside} is there already, and is no description of an export; name another file"

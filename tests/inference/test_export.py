@@ -25,7 +25,7 @@ from kws_dist.training.rebuild import rebuild
 def test_plain_torch_loads_the_file_and_it_says_what_the_run_says(trained_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
     run(python("tools/export.py", "--run_dir", trained_run, "--out", out))
-    about = json.loads((tmp_path / "model.json").read_text())
+    about = json.loads((tmp_path / "model.pt.json").read_text())
     model = models.build(**about["model"])
     model.load_state_dict(torch.load(out, weights_only=True))
 
@@ -44,18 +44,27 @@ def test_plain_torch_loads_the_file_and_it_says_what_the_run_says(trained_run: P
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "MODEL.PT"])
 def test_both_formats_hold_the_averaged_weights_to_the_bit(trained_run: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
-    assert export(rebuild(trained_run), out) == [out, out.with_suffix(".json")]
+    beside = tmp_path / f"{name}.json"
+    assert export(rebuild(trained_run), out) == [out, beside]
     tensors = load_file(out) if out.suffix == ".safetensors" else torch.load(out, weights_only=True)
     average = load_file(trained_run / "checkpoints" / "best" / "average.safetensors")
     assert type(tensors) is dict
     assert tensors.keys() == average.keys()
     assert all(torch.equal(tensors[key], average[key]) for key in average)
-    about = json.loads(out.with_suffix(".json").read_text())
+    about = json.loads(beside.read_text())
     assert (about["file"], about["sha256"]) == (name, hashlib.sha256(out.read_bytes()).hexdigest())
     trained = rebuild(trained_run)
     assert about["parameters"] == sum(parameter.numel() for parameter in trained.model.parameters())
     assert about["step"] == trained.state["step"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.with_suffix(".json").name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, beside.name])
+
+
+def test_two_formats_under_one_name_are_described_each_by_its_own_file(trained_run: Path, tmp_path: Path) -> None:
+    trained = rebuild(trained_run)
+    files = [tmp_path / "model.pt", tmp_path / "model.safetensors"]
+    for beside, out in [(export(trained, out)[1], out) for out in files]:
+        about = json.loads(beside.read_text())
+        assert (about["file"], about["sha256"]) == (out.name, hashlib.sha256(out.read_bytes()).hexdigest())
 
 
 @pytest.mark.parametrize(

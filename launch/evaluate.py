@@ -1,6 +1,7 @@
 """Evaluate a trained run: `accelerate launch launch/evaluate.py --run_dir RUN [--data.shards OTHER] [--split test]`.
 
-The model is rebuilt from the run folder alone. The last line printed is a JSON object with the figures.
+The model is rebuilt from the run folder, or a checkpoint folder, alone. The last line printed is a JSON object with the
+figures.
 """
 
 import json
@@ -8,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 from accelerate import Accelerator
 
+from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError, main_guard
 from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.process import keep_freed_memory, use_cores
@@ -37,9 +40,11 @@ class Arguments:
     """Evaluate a trained run and print the figures as one line of JSON."""
 
     run_dir: str
-    """Folder of the run."""
+    """Folder of the run, or of a checkpoint."""
     split: Literal["test", "val", "train"] = "test"
     """Which clips of the shards."""
+    precision: Literal["", "auto", "fp32", "bf16", "fp16"] = ""
+    """Arithmetic of the model. Default: the run's, which is fp32 instead of fp16 where there is no GPU."""
     data: DataArguments = field(default_factory=DataArguments)
     debug: bool = False
     """Show tracebacks of errors."""
@@ -49,11 +54,19 @@ def evaluate(arguments: Arguments) -> None:
     """Evaluate on every process that was launched; each takes its share of the clips."""
     keep_freed_memory()
     trained = rebuild(Path(arguments.run_dir))
-    accelerator = make_accelerator(for_this_machine(trained.config.train))
+    accelerator = make_accelerator(_settings(arguments, trained.config.train))
     if accelerator.device.type == "cpu":
         use_cores()
     with shared_fate(accelerator, debug=arguments.debug):
         _print_figures(arguments, trained, accelerator)
+
+
+def _settings(arguments: Arguments, train: TrainConfig) -> TrainConfig:
+    if not arguments.precision:
+        return for_this_machine(train)
+    if arguments.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("--precision fp16 needs a GPU: choose fp32 or bf16")
+    return replace(train, precision=arguments.precision)
 
 
 def _print_figures(arguments: Arguments, trained: Rebuilt, accelerator: Accelerator) -> None:
@@ -83,6 +96,7 @@ def _print_figures(arguments: Arguments, trained: Rebuilt, accelerator: Accelera
             "shards": shards,
             "split": arguments.split,
             "step": trained.state["step"],
+            "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         }
         print(json.dumps({**about, **result.as_dict(trained.words), "skipped_clips": len(data.skipped_keys)}))
     data.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_corpus
+import torch
 from launching import SMALL, last_json, python, run
 
 from kws_dist.shards.read import open_dataset
@@ -119,6 +120,20 @@ def test_evaluation_repeats_the_result_from_the_run_folder_alone(trained: Path, 
     # torch may take another kernel for weights that ask for gradients, which rounds differently.
     assert figures["loss"] == pytest.approx(result.pop("loss"), rel=1e-6)
     assert {name: figures[name] for name in result} == result
+
+
+def test_evaluation_says_in_which_precision_and_takes_another(trained: Path) -> None:
+    command = python("launch/evaluate.py", "--run_dir", trained)
+    of_the_run, other = (last_json(run([*command, *more]).stdout) for more in ((), ("--precision", "bf16")))
+    assert (of_the_run["precision"], other["precision"]) == ("fp32", "bf16")
+    assert other["loss"] == pytest.approx(of_the_run["loss"], rel=0.05)
+    assert other["loss"] != of_the_run["loss"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is for GPUs, and here is one")
+def test_a_precision_that_is_not_to_be_had_here_is_refused(trained: Path) -> None:
+    said = sentence("--run_dir", trained, "--precision", "fp16", script="launch/evaluate.py")
+    assert said == "--precision fp16 needs a GPU: choose fp32 or bf16"
 
 
 def test_labels_of_other_shards_are_matched_by_word(trained: Path, tiny_archive: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _PIECE_S = 10.0
 
 
 def load(run: str | PathLike[str], device: str | torch.device | None = None) -> "Predictor":
-    """Load the best model of a run folder; by default onto the GPU, where there is one.
+    """Load the best model of a run folder, or that of a checkpoint folder; by default onto the GPU, where there is one.
 
     Raises `UsageError` if there is no trained model or no such device, `DataError` if the checkpoint is damaged.
     """
@@ -43,7 +43,9 @@ def load(run: str | PathLike[str], device: str | torch.device | None = None) -> 
 class Predictor:
     """Says which word a recording holds, hearing it just as evaluation heard the clips of the shards.
 
-    Its arithmetic is float32 on every device. Raises `UsageError` for a wave that has no samples, holds what is no
+    Its arithmetic is float32 on every device, so it agrees with `launch/evaluate.py --precision fp32`; a run that was
+    trained and tested in bf16 or fp16 (`precision` in its result) may say another word of a clip where two are almost
+    equally likely. Raises `UsageError` for a wave that has no samples, holds what is no
     number, or has another type or shape than `Wave`.
     """
 
@@ -138,6 +140,10 @@ def _array(wave: Wave) -> NDArray[np.generic]:
 
 
 def _whole_hz(sample_rate_hz: int) -> int:
-    if not (sample_rate_hz > 0 and float(sample_rate_hz).is_integer()):
-        raise UsageError(f"a sampling rate is a whole number of Hz above 0, not {sample_rate_hz}")
+    try:
+        is_whole = sample_rate_hz > 0 and float(sample_rate_hz).is_integer()
+    except (TypeError, ValueError):  # a word, None, several
+        is_whole = False
+    if not is_whole:
+        raise UsageError(f"a sampling rate is a whole number of Hz above 0, not {sample_rate_hz!r}")
     return int(sample_rate_hz)

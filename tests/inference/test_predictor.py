@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +17,7 @@ import pytest
 import soundfile
 import torch
 from conftest import chirp
-from launching import ROOT, environment, python, run
+from launching import ROOT, environment, last_json, python, run
 
 from kws_dist import inference
 from kws_dist.corpus.audio import decode
@@ -24,9 +26,11 @@ from kws_dist.data.clip_reader import disk_order
 from kws_dist.errors import DataError, UsageError
 from kws_dist.evaluation.suspects import suspects
 from kws_dist.inference import Predictor
+from kws_dist.inference.export import export
 from kws_dist.recording import pcm_of
 from kws_dist.shards.read import Rows, open_dataset
 from kws_dist.shards.read import pcm_of as pcm_of_row
+from kws_dist.training.checkpoint import step_folders
 from kws_dist.training.data import open_data
 from kws_dist.training.rebuild import Rebuilt, rebuild
 
@@ -183,7 +187,7 @@ def test_a_clip_that_resampling_makes_a_sample_longer_is_no_longer_than_a_clip(p
     assert predictor.predict(np.zeros(44_101), 44_100).word in predictor.words  # 16000.4 samples
 
 
-WRONG: dict[str, tuple[Any, float, str]] = {
+WRONG: dict[str, tuple[Any, Any, str]] = {
     "no samples": (np.zeros(0), 16_000, "no samples"),
     "no samples in two channels": (np.zeros((2, 0)), 16_000, "no samples"),
     "no channels": (np.zeros((0, 100)), 16_000, "shape"),
@@ -198,6 +202,10 @@ WRONG: dict[str, tuple[Any, float, str]] = {
     "half a hertz": (np.zeros(16_000), 16_000.5, "16000.5"),
     "no rate at all": (np.zeros(16_000), float("nan"), "nan"),
     "a rate of no recording": (np.zeros(16_000), 10, "10 Hz"),
+    "a rate that is a word": (np.zeros(16_000), "16000", "not '16000'"),
+    "None as a rate": (np.zeros(16_000), None, "not None"),
+    "a list of rates": (np.zeros(16_000), [16_000, 8_000], "not [16000, 8000]"),
+    "an array of rates": (np.zeros(16_000), np.array([16_000, 8_000]), "not array"),
 }
 
 
@@ -205,7 +213,7 @@ WRONG: dict[str, tuple[Any, float, str]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wave_that_is_none_is_refused_in_a_sentence(predictor: Predictor, wrong: str, ask: str) -> None:
     wave, rate_hz, said = WRONG[wrong]
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
         getattr(predictor, ask)(wave, rate_hz)
     assert "\n" not in str(error.value)
 
@@ -222,6 +230,29 @@ def test_a_run_that_is_missing_empty_or_damaged_is_refused_in_a_sentence(own_run
     weights.write_bytes(content)
     with pytest.raises(DataError, match=r"average\.safetensors is damaged"):
         inference.load(own_run)
+
+
+def test_a_checkpoint_folder_alone_is_all_it_takes(trained_run: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    alone = shutil.copytree(trained_run / "checkpoints" / "best", tmp_path / "elsewhere" / "mine")
+    expected = inference.load(trained_run, "cpu").predict(chirp(16_000), 16_000)
+    assert np.array_equal(inference.load(alone, "cpu").predict(chirp(16_000), 16_000).scores, expected.scores)
+    written = [export(rebuild(path), tmp_path / f"{path.name}.pt")[0] for path in (trained_run, alone)]
+    assert written[0].read_bytes() == written[1].read_bytes()
+    tool = run(python("tools/export.py", "--run_dir", alone, "--out", tmp_path / "tool.pt"))
+    assert "tool.pt" in tool.stdout
+    figures = last_json(run(python("launch/evaluate.py", "--run_dir", alone, "--data.shards", tiny_dataset)).stdout)
+    counted = json.loads((trained_run / "result.json").read_text())["test"]
+    assert (figures["correct"], figures["n"]) == (counted["correct"], counted["n"])
+    assert figures["loss"] == pytest.approx(counted["loss"], rel=1e-6)
+
+
+def test_a_run_without_a_best_checkpoint_names_the_one_that_can_be_taken(own_run: Path) -> None:
+    shutil.rmtree(own_run / "checkpoints" / "best")
+    newest = step_folders(own_run / "checkpoints")[-1]
+    with pytest.raises(UsageError, match=rf"no trained model.*its newest checkpoint is {newest}") as error:
+        inference.load(own_run)
+    assert "\n" not in str(error.value)
+    assert inference.load(newest, "cpu").words == ("no", "up", "yes")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

@@ -5,6 +5,7 @@ exception is a fault of this program and keeps its traceback.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,6 +33,14 @@ class TrainingError(RuntimeError):
     """Training cannot go on: the numbers have gone wrong, not the data on disk."""
 
     exit_code = 1
+
+
+def end_with_the_reader() -> None:
+    """End this process in silence, as other programs of a pipe do, once nobody reads its output (`| head`).
+
+    Not for a program with connections to others: that one of them breaks would end it, too.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 _FOR_PEOPLE = (UsageError, DataError, TrainingError, OSError, KeyboardInterrupt)

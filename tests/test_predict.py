@@ -1,6 +1,9 @@
 """`tools/predict.py` says what is in recordings, as a table or as JSON lines, and how fast; faults are named."""
 
 import json
+import shutil
+import signal
+import subprocess
 import tarfile
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from launching import SMALL, python, run
+from launching import SMALL, environment, python, run
 
 RATES_HZ = {"a.wav": 16_000, "b.flac": 44_100, "c.ogg": 8_000}
 
@@ -64,6 +67,40 @@ def test_a_table_shows_words_scores_times_and_the_speed(trained: Path, recording
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
     text = "".join(line[1:].split("  ")[0] for line in done.stdout.splitlines())  # names are folded in their column
     assert "[bold]odd[.wav" in text
+
+
+@pytest.mark.parametrize(("how", "lines"), [(("--json",), 1), ((), 0)])
+def test_it_ends_in_silence_when_nobody_reads_on(
+    trained: Path, recordings: Path, how: tuple[str, ...], lines: int
+) -> None:
+    """As other programs before `| head`: by SIGPIPE, which a shell reports as 141."""
+    command = python("tools/predict.py", "--run_dir", trained, recordings, *how)
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
+        assert one.stdout
+        assert one.stderr
+        assert all(one.stdout.readline() for _ in range(lines))
+        one.stdout.close()
+        said = one.stderr.read().splitlines()
+        assert one.wait(timeout=60) == -signal.SIGPIPE
+    assert [line for line in said if "z.mp3" not in line] == []
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(trained: Path, recordings: Path) -> None:
+    (recordings / "a.wav").rename(recordings / "\u8a9e.wav")
+    command = python("tools/predict.py", "--run_dir", trained, recordings)
+    latin = {**environment(), "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=latin, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 1, "for z.mp3, which is no recording"
+    assert b"\\u8a9e.wav" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_run_that_was_stopped_is_used_and_said_to_be_so(trained: Path, recordings: Path, tmp_path: Path) -> None:
+    stopped = shutil.copytree(trained, tmp_path / "stopped")
+    (stopped / "state.json").write_text('{"status": "stopped", "step": 2}')
+    done = run(python("tools/predict.py", "--run_dir", stopped, recordings / "a.wav", "--json"))
+    assert done.stderr == f"{stopped} has not reached the end of its training: this is its best model so far\n"
+    assert len(done.stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

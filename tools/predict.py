@@ -10,7 +10,9 @@ on this device: a clip at a time, and in batches. Exit code 0: all files were he
 named, and the others were heard. 2: wrong use.
 """
 
+import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from kws_dist.errors import UsageError, main_guard
+from kws_dist.errors import UsageError, end_with_the_reader, main_guard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Arguments:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR...")]
     """Recordings, and folders of them."""
     run_dir: Path
-    """Folder of the run."""
+    """Folder of the run, or of a checkpoint."""
     top: int = 3
     """How many of the most probable words to show."""
     json: bool = False
@@ -53,11 +55,14 @@ def predict(arguments: Arguments) -> int:
     from kws_dist.inference.table import as_json, as_table
     from kws_dist.process import use_cores
     from kws_dist.recording import find
+    from kws_dist.training.rebuild import unfinished
 
     files = find(arguments.paths)
     use_cores()
     predictor = inference.load(arguments.run_dir, arguments.device or None)
     predictor.hop_samples(arguments.hop_s)  # says at once if it is wrong
+    if note := unfinished(arguments.run_dir):
+        print(note, file=sys.stderr)
 
     def heard_with_faults() -> Iterator[Heard]:
         console = Console(stderr=True, markup=False, highlight=False)
@@ -88,4 +93,7 @@ def predict(arguments: Arguments) -> int:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments, description=__doc__, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,))
+    end_with_the_reader()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     raise SystemExit(main_guard(lambda: predict(arguments), debug=arguments.debug))

@@ -237,6 +237,11 @@ def test_a_known_word_is_refused_in_one_sentence(trained: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_known_word_in_other_case_is_refused(trained: Path, tmp_path: Path) -> None:
+    said = refused(trained, unpacked(tmp_path / "words", recordings("Yes")), tmp_path / "out")
+    assert "'Yes' differs only in case from 'yes'" in said
+
+
 def test_no_recordings_are_said(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "words" / "lights").mkdir(parents=True)
     assert "no recordings" in refused(trained, tmp_path / "words", tmp_path / "out")

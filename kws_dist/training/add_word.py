@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def prepare(wanted: Wanted, more_flags: Sequence[str] = ()) -> Addition:
     new = open_new(wanted.root, clip_seconds=seconds, speaker_from=wanted.speaker_from, split=wanted.split)
     counts = counts_of(new)
     check_new_words(counts, trained.words, wanted.root, wanted.run_dir)
+    _check_case(counts, trained.words, wanted)
     config = _settings(wanted, trained, more_flags)
     RunFolder(wanted.out).check_same_settings(config)
     dataset = _open_old(wanted, trained)
@@ -125,6 +126,17 @@ def _open_run(wanted: Wanted) -> Rebuilt:
             f" at {SAMPLE_RATE_HZ} Hz: choose a run that was trained on those"
         )
     return trained
+
+
+def _check_case(new: Collection[str], known: Collection[str], wanted: Wanted) -> None:
+    """Refuse a word that is most likely a known one, spelt otherwise: the model would have to tell it from itself."""
+    alike = {word.casefold(): word for word in known}
+    for word in new:
+        if word.casefold() in alike:
+            raise UsageError(
+                f"--root {wanted.root}: {word!r} differs only in case from {alike[word.casefold()]!r}, which --run_dir"
+                f" {wanted.run_dir} knows already; take it out, or if it is another word, rename its folder"
+            )
 
 
 def _open_old(wanted: Wanted, trained: Rebuilt) -> Dataset:

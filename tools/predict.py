@@ -78,9 +78,8 @@ def predict(arguments: Arguments) -> int:
     heard_files: list[Path] = []
     if arguments.json:
         for heard in heard_with_faults():
-            print(
-                json.dumps(as_json(heard, arguments.top), ensure_ascii=True), flush=True
-            )  # a file name may be no text
+            line = json.dumps(as_json(heard, arguments.top), ensure_ascii=True)  # a file name may be no text
+            print(line, flush=True)
     else:
         console = Console(markup=False, highlight=False)
         shown = [heard for heard in heard_with_faults() if not heard.fault]

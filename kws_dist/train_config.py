@@ -67,7 +67,7 @@ class TrainConfig:
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: losses are weighted so that each word counts the same, however often it is drawn (--data.balance 0)."""
     teacher: str = ""
-    """Run, or checkpoint folder, whose model is to be imitated (knowledge distillation); it hears the same augmented clips."""
+    """Run folder, or checkpoint, whose model is to be imitated (knowledge distillation); it hears the same clips."""
     teacher_weight: float = 0.5
     """Share of the loss that is about the teacher's answer; the rest is about the label."""
     teacher_labels: Literal["soft", "hard"] = "soft"

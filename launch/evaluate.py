@@ -19,7 +19,7 @@ from kws_dist.evaluation.evaluate import Evaluator
 from kws_dist.process import keep_freed_memory, use_cores
 from kws_dist.training.data import open_data
 from kws_dist.training.failure import shared_fate
-from kws_dist.training.ranks import for_this_machine, make_accelerator, ranks_for_data
+from kws_dist.training.ranks import for_this_machine, make_accelerator, precision_of, ranks_for_data
 from kws_dist.training.rebuild import Rebuilt, rebuild
 
 
@@ -96,7 +96,7 @@ def _print_figures(arguments: Arguments, trained: Rebuilt, accelerator: Accelera
             "shards": shards,
             "split": arguments.split,
             "step": trained.state["step"],
-            "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+            "precision": precision_of(accelerator),
         }
         print(json.dumps({**about, **result.as_dict(trained.words), "skipped_clips": len(data.skipped_keys)}))
     data.close()

@@ -18,8 +18,11 @@ def train(config: Config, *, debug: bool) -> None:
     accelerator = make_accelerator(config.train)
     if accelerator.device.type == "cpu":
         use_cores()
-    limits = {"job_minutes": config.train.job_minutes, "grace_s": config.train.stop_grace_s}
-    with StopRequest(**limits, to_the_end=True) as stop, shared_fate(accelerator, debug=debug):
+    minutes, grace_s = config.train.job_minutes, config.train.stop_grace_s
+    with (
+        StopRequest(job_minutes=minutes, grace_s=grace_s, to_the_end=True) as stop,
+        shared_fate(accelerator, debug=debug),
+    ):
         run_job(build_job(config, accelerator), stop)
 
 

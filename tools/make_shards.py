@@ -197,12 +197,12 @@ def synth(output: Common, words: str, voices: int | None = None, per_word: int =
     """
 
     def build() -> Source:
-        from kws_dist.corpus.synth import Synth  # needs the optional synthesiser
+        from kws_dist.corpus.synth import VOICES, Synth  # needs the optional synthesiser
 
-        chosen = {} if voices is None else {"voices": voices}
+        speakers = len(VOICES) if voices is None else voices
         named = word_list("--words", words)
         with listing():
-            return Synth(named, per_word=per_word, seed=output.seed, confusable=confusable, **chosen)
+            return Synth(named, voices=speakers, per_word=per_word, seed=output.seed, confusable=confusable)
 
     return _run(build, "synth", output)
 

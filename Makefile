@@ -14,9 +14,10 @@ quickstart: install
 	$(BIN)/python tools/make_shards.py synth --words $(WORDS) --out data/quickstart
 	$(BIN)/accelerate launch launch/train.py --config configs/quickstart.yaml
 
-# A file of tests stays on one process, and so do its fixtures; each process computes with one thread.
+# A file of tests stays on one process, and so do its fixtures; each process computes with one thread. tests/conftest.py has
+# the order.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 12
 
 # What only a CUDA device can show: its tests, and figures for docs/benchmarks.md, in gpu/.
 gpu: install

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,12 @@ def run(command: list[str], *, expect: int = 0) -> subprocess.CompletedProcess[s
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def freeze(pid: int) -> None:
+    """Stop a child, and wait until none of its threads writes any more: what it was in the middle of it still does."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def last_json(text: str) -> dict[str, Any]:

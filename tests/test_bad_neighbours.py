@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from launching import SMALL, environment, python, run
+from launching import SMALL, environment, freeze, python, run
 from run_folders import assert_identical, result_without_times
 from terminal import Terminal
 from tiny_corpus import tone, wav_file
@@ -84,7 +84,7 @@ def test_a_second_job_is_refused_and_the_first_one_ends_as_if_it_had_been_alone(
     first = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, text=True)
     try:
         until_underway(first, folder)
-        first.send_signal(signal.SIGSTOP)  # or it might end before the second one has come to the folder
+        freeze(first.pid)  # or it might end before the second one has come to the folder
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         refused = run(command, expect=2)
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -107,7 +107,7 @@ def test_a_job_that_woke_up_after_another_machine_had_taken_over_ends_at_its_nex
     frozen = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         until_underway(frozen, folder)
-        frozen.send_signal(signal.SIGSTOP)
+        freeze(frozen.pid)
         saved_step = newest_step(folder)
         later = replace(Owner.this_process(), host="node9", machine="another")
         (folder / "lock").write_bytes(later.record())
@@ -183,7 +183,7 @@ def test_a_clock_that_is_set_back_changes_nothing_but_the_times_that_are_written
     process = subprocess.Popen(command, env=environment_of_it, stdout=subprocess.DEVNULL, text=True)
     try:
         until_underway(process, folder)
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         set_back.touch()
         assert "another process is writing to it" in run(command, expect=2).stderr
         process.send_signal(signal.SIGCONT)

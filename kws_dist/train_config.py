@@ -42,14 +42,14 @@ class TrainConfig:
     """Also decay biases, the weights of norms, and what a model exempts (positions); else only matrices and kernels."""
     layer_decay: float = 1.0
     """The rate of each layer is this times that of the next one towards the output; 1 is the same for all."""
-    schedule: Literal["cosine", "linear", "step", "hold", "one_cycle", "constant"] = "cosine"
-    """After the warm-up: half a cosine or a line down to the end; drops at `step_epochs`; held for `hold_epochs`, then
-    a polynomial down; or one_cycle: from peak / 25 up to the peak while it warms up, then down to peak / 250,000. Where
-    it goes down to would be reached one step after the last."""
+    schedule: Literal["cosine", "linear", "exponential", "step", "hold", "one_cycle", "constant"] = "cosine"
+    """After the warm-up: half a cosine, a line or an exponential down to the end; drops at `step_epochs`; held for
+    `hold_epochs`, then a polynomial down; or one_cycle: from peak / 25 up to the peak while it warms up, then down to
+    peak / 250,000. Where it goes down to would be reached one step after the last."""
     warmup_epochs: float = 5.0
     """The rate rises to its peak for so long: along a line from 0, or half a cosine for one_cycle."""
     final_share: float = 0.0
-    """cosine, linear and hold end at this share of the peak."""
+    """cosine, linear, exponential and hold end at this share of the peak."""
     step_epochs: tuple[float, ...] = (10.0, 20.0)
     """`step`: where the rate drops."""
     step_factor: float = 0.1

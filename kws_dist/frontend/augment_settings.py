@@ -11,7 +11,8 @@ class AugmentSettings:
     """What is done to training clips, in this order. Every random number is a function of the seed and the draw number.
 
     Defaults: the recipe of BC-ResNet (arXiv 2106.04140, section 4.1, and its published code), but that each clip is
-    shifted and mixed with noise by a coin each, where one decides on both there, and that its smallest has no masks.
+    shifted and mixed with noise by a coin each, where one decides on both there, that masks are filled with the clip's
+    mean, where there it is with zeros (which are loud among log-mels), and that its smallest has no masks.
     """
 
     speed_percent: int = 0

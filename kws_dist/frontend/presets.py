@@ -68,10 +68,16 @@ PRESETS = {
         source="Berg et al., arXiv 2104.00769; ARM-software/keyword-transformer, flags.json of its weights",
         differs=_MAXIMUM,
     ),
-    "mhatt_rnn": Preset(
+    "kws_streaming": Preset(
         settings=_mfcc(20, 40) | _frames(40, 20, 1024) | _band(20, 7000) | _TENSORFLOW,
-        source="Rybakov et al., arXiv 2005.06720; google-research, kws_streaming/train/base_parser.py"
-        " (also its GRU, LSTM, CRNN and SVDF)",
+        source="Rybakov et al., arXiv 2005.06720 (GRU, LSTM, CRNN and SVDF); google-research,"
+        " kws_streaming/train/base_parser.py",
+        differs=_MAXIMUM,
+    ),
+    "mhatt_rnn": Preset(
+        settings=_mfcc(20, 40) | _frames(40, 20, 1024) | _band(20, 8000) | _TENSORFLOW,
+        source="Rybakov et al., arXiv 2005.06720; google-research,"
+        " kws_streaming/experiments/kws_experiments_paper_12_labels.md",
         differs=_MAXIMUM,
     ),
     "ml_kws": Preset(

@@ -8,6 +8,8 @@ Parameters: 201,247 are published, for 36 classes, because the code counts one m
 includes the 22 statistics of the batch norms there, and its LSTM has one bias where torch's has two (4 x 64 more in
 each of 2 layers and 2 directions): 201,247 - 22 + 1,024 = 202,249 here.
 
+Weights and norms begin as Keras's, in which it was trained.
+
 B = batch, T = frames, D = width of the recurrent states.
 """
 
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
+from kws_dist.models.keras_start import KERAS_NORM, begin_as_keras
 
 
 def build(num_classes: int, *, mels: int = 80, hidden: int = 64, dropout: float = 0.0) -> nn.Module:
@@ -47,6 +50,7 @@ class AttRNN(nn.Module):
         self.dense1 = nn.Linear(2 * hidden, 64)
         self.dense2 = nn.Linear(64, 32)
         self.classifier = nn.Linear(32, num_classes)
+        begin_as_keras(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, num_classes)."""
@@ -71,9 +75,9 @@ class TimeConvs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 10, (1, 5), padding=(0, 2))
-        self.norm1 = nn.BatchNorm2d(10)
+        self.norm1 = nn.BatchNorm2d(10, **KERAS_NORM)
         self.conv2 = nn.Conv2d(10, 1, (1, 5), padding=(0, 2))
-        self.norm2 = nn.BatchNorm2d(1)
+        self.norm2 = nn.BatchNorm2d(1, **KERAS_NORM)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, T, mels), contiguous, as recurrent layers want it."""

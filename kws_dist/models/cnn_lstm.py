@@ -8,7 +8,7 @@ LSTM reads what is left. A convolution is followed by batch normalisation and Re
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
-from kws_dist.models.rnn import open_forget_gates
+from kws_dist.models.keras_start import open_forget_gates
 
 _KERNEL, _STRIDE = 5, 2
 

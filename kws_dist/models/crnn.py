@@ -10,6 +10,8 @@ Parameters with 12 classes: `stream` has 467,772 (467 k are published). S, M and
 the published code, where a GRU has one bias; torch's, which cuDNN computes, resets after its product and not before,
 and so has a second one: 3 more for each of its units.
 
+Weights of `stream` begin as Keras's, in which it was trained; those of S, M and L as torch's.
+
 B = batch, T = frames.
 """
 
@@ -20,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
+from kws_dist.models.keras_start import begin_as_keras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def build(num_classes: int, *, mels: int = 20, size: str = "stream", dropout: fl
         mels: feature bins (or cepstral coefficients) per frame; published are 20 for `stream`, 10 for S, M and L.
         size: "stream", "S", "M" or "L".
         dropout: share of the GRU's last state that is dropped in training (`stream`), or of the convolution's and the
-            dense layer's output (S, M, L; published with 0.5).
+            dense layer's output (S, M, L; the published command drops none).
     """
     if size not in _PLANS:
         raise UsageError(f"crnn needs size of {', '.join(_PLANS)}, got {size!r}")
@@ -100,6 +103,8 @@ class CRNN(nn.Module):
         widths = (plan.gru, *plan.dense)
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         self.classifier = nn.Linear(widths[-1], num_classes)
+        if drop_state:
+            begin_as_keras(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, num_classes)."""

@@ -8,6 +8,8 @@ dense layer of 64 (`second_dense=0`; ARM-software/keyword-transformer, model_sum
 of its distillation). Keras includes the 22 statistics of the batch norms; without them both counts are met exactly,
 because its GRU has two biases, as torch's.
 
+Weights and norms begin as Keras's, in which it was trained.
+
 B = batch, T = frames, D = width of the recurrent states.
 """
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
 from kws_dist.models.att_rnn import MiddleAttention, TimeConvs
+from kws_dist.models.keras_start import begin_as_keras
 
 
 def build(
@@ -60,6 +63,7 @@ class MHAttRNN(nn.Module):
         self.dense1 = nn.Linear(heads * 2 * hidden, 64)
         self.dense2 = nn.Linear(64, second_dense) if second_dense else nn.Identity()
         self.classifier = nn.Linear(second_dense or 64, num_classes)
+        begin_as_keras(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, num_classes)."""

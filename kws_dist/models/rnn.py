@@ -1,15 +1,17 @@
 """Recurrent keyword model as simple as it gets: frames -> stacked LSTM or GRU -> last state -> linear.
 
-With two unidirectional layers of 128 units it is the keyword spotter of Microsoft's Embedded Learning Library
-(tutorial "Training an audio keyword spotter with PyTorch", for the 30 words of Speech Commands v0.01); with two
-bidirectional layers of LSTM, the usual BiLSTM classifier (Graves and Schmidhuber, 2005). The input is not normalised
-here: gates saturate on raw log-mels or MFCCs, so train with `--features.normalize dataset` or `clip`.
+Two unidirectional layers of 128 units are those of the keyword spotter of Microsoft's Embedded Learning Library
+(tutorial "Training an audio keyword spotter with PyTorch", for the 30 words of Speech Commands v0.01), which classifies
+every frame and averages the logarithms of the probabilities, where here the last state alone is classified. Two
+bidirectional layers of LSTM are the usual BiLSTM classifier (Graves and Schmidhuber, 2005). The input is not
+normalised here: gates saturate on raw log-mels or MFCCs, so train with `--features.normalize dataset` or `clip`.
 """
 
 import torch
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
+from kws_dist.models.keras_start import open_forget_gates
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -83,18 +85,3 @@ def last_state(states: Tensor, hidden: int) -> Tensor:
     The backward direction has then arrived at the first frame; in the last one it has seen nothing else.
     """
     return torch.cat((states[:, :hidden, -1], states[:, hidden:, 0]), dim=1)
-
-
-@torch.no_grad()
-def open_forget_gates(rnn: nn.RNNBase) -> None:
-    """Begin with the forget gates of an LSTM at a bias of 1; a GRU is left as it is.
-
-    At torch's 0 a cell loses half of what it knows in every frame, and the last state of a clip says little about the
-    word in its middle (Jozefowicz et al., 2015, "An empirical exploration of recurrent network architectures").
-    """
-    if not isinstance(rnn, nn.LSTM):
-        return
-    forget = slice(rnn.hidden_size, 2 * rnn.hidden_size)  # torch's order: input, forget, cell, output
-    for name, parameter in rnn.named_parameters():
-        if name.startswith("bias_"):  # two for each layer and direction, which are added
-            parameter[forget] = 1.0 if name.startswith("bias_ih") else 0.0

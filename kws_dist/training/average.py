@@ -20,6 +20,9 @@ class MovingAverage:
         self._decay = decay
         self.module = copy.deepcopy(model).requires_grad_(False)
         """The averaged model; until the first update, the model as it was."""
+        for module in self.module.modules():
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()  # a copy is in pieces, which cuDNN would join anew for each batch
         self._averaged, self._current = _floats(self.module), _floats(model)
 
     @torch.no_grad()

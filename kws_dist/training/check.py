@@ -39,6 +39,8 @@ def check(train: TrainConfig) -> None:
         _refuse(
             "precision", "fp16", f"bf16 or fp32 with --train.optimizer {train.optimizer}, which cannot scale gradients"
         )
+    if train.schedule == "exponential" and train.final_share == 0.0:
+        _refuse("final_share", 0.0, "above 0 with --train.schedule exponential, which never gets to 0")
     if train.schedule == "step" and list(train.step_epochs) != sorted(train.step_epochs):
         _refuse("step_epochs", " ".join(map(str, train.step_epochs)), "in rising order")
 

@@ -15,7 +15,9 @@ def learning_rate(step: int, train: TrainConfig, *, steps_per_epoch: int) -> flo
     It rises to `train.learning_rate` for `train.warmup_epochs`, and then goes the way of `train.schedule`:
 
     - cosine: half a cosine (SGDR without restarts, arXiv 1608.03983, eq. 5), BC-ResNet's published schedule;
-    - linear: a line; both end at `final_share` of the peak, which the first step after the last would have;
+    - linear: a line;
+    - exponential: by one factor in each step, as `exp` in kws_streaming (arXiv 2005.06720); all three end at
+      `final_share` of the peak, which the first step after the last would have;
     - hold: polynomial hold-decay, the schedule of MatchboxNet in NeMo: held, then `(1 - progress) ** decay_power`;
     - step: times `step_factor` at each of `step_epochs`;
     - one_cycle: Smith and Topin, arXiv 1708.07120, with two cosines as torch's OneCycleLR; momentum is not cycled;
@@ -29,6 +31,8 @@ def learning_rate(step: int, train: TrainConfig, *, steps_per_epoch: int) -> flo
     if train.schedule == "step":
         drops = sum(step >= round(epoch * steps_per_epoch) for epoch in train.step_epochs)
         return train.learning_rate * train.step_factor**drops
+    if train.schedule == "exponential":
+        return train.learning_rate * train.final_share ** ((step - warmup) / max(total - warmup, 1))
     hold = round(train.hold_epochs * steps_per_epoch) if train.schedule == "hold" else 0
     progress = min(max((step - warmup - hold) / max(total - warmup - hold, 1), 0.0), 1.0)
     falls_to = _SHAPES[train.schedule](progress, train.decay_power)

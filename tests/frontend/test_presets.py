@@ -17,6 +17,7 @@ SHAPES = {
     "matchboxnet": (64, 101),
     "ds_tc_resnet": (40, 98),
     "kwt": (40, 98),
+    "kws_streaming": (20, 49),
     "mhatt_rnn": (20, 49),
     "ml_kws": (10, 49),
     "mlperf_tiny": (10, 49),

@@ -79,9 +79,15 @@ def test_the_encoding_pools_frequency_only_and_the_mean_over_time_is_what_is_cla
 
 
 def test_dropout_is_mlperf_tinys():
+    """Behind the first convolution, and of the single activations of the last maps, before these are averaged."""
     model = build("ds_cnn", num_classes=12, dropout=0.4)
-    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.2, 0.4]
-    assert not torch.equal(model(_features(4)), model(_features(4)))
+    dropped: list[tuple[float, torch.Size]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, _, maps: dropped.append((module.p, maps.shape)))
+    first, second = model(_features(4)), model(_features(4))
+    assert dropped[:2] == [(0.2, (4, 64, 5, 25)), (0.4, (4, 64, 5, 25))]
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ def rates(schedule: Any, **settings: Any) -> list[float]:
     return [learning_rate(step, train, steps_per_epoch=STEPS_PER_EPOCH) for step in range(100)]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "hold", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "step", "hold", "constant"])
 def test_the_rate_rises_along_a_line_to_its_peak(schedule: str) -> None:
-    assert rates(schedule)[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    assert rates(schedule, final_share=0.1)[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
 
 
 def test_cosine_falls_to_zero() -> None:
@@ -35,6 +35,14 @@ def test_linear_is_a_line_to_its_last_share() -> None:
     falls = [earlier - later for earlier, later in itertools.pairwise(values[10:])]
     assert falls == pytest.approx([falls[0]] * len(falls))
     assert values[-1] == pytest.approx(0.01 + falls[0])
+
+
+def test_exponential_falls_by_one_factor_to_its_last_share() -> None:
+    values = rates("exponential", final_share=0.02)
+    factors = [later / earlier for earlier, later in itertools.pairwise(values[10:])]
+    assert factors == pytest.approx([0.02 ** (1 / 90)] * len(factors))
+    assert values[10] == pytest.approx(0.1)
+    assert values[-1] * factors[0] == pytest.approx(0.002)
 
 
 def test_step_drops_at_its_epochs_only() -> None:
@@ -69,5 +77,5 @@ def test_constant_stays() -> None:
 
 
 def test_without_a_warm_up_the_first_step_has_the_peak() -> None:
-    for schedule in ("cosine", "linear", "step", "hold"):
-        assert rates(schedule, warmup_epochs=0)[0] == pytest.approx(0.1)
+    for schedule in ("cosine", "linear", "exponential", "step", "hold"):
+        assert rates(schedule, warmup_epochs=0, final_share=0.1)[0] == pytest.approx(0.1)

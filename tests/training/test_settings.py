@@ -22,6 +22,7 @@ from kws_dist.training.report import warnings
         ("momentum: 1", "--train.momentum 1.0 should be from 0 to below 1"),
         ("ema_decay: 1", "--train.ema_decay 1.0 should be from 0 to below 1"),
         ("final_share: 1.5", "--train.final_share 1.5 should be from 0 to 1"),
+        ("schedule: exponential", "--train.final_share 0.0 should be above 0 with --train.schedule exponential, which"),
         ("layer_decay: 0", "--train.layer_decay 0.0 should be above 0"),
         ("teacher_weight: 5", "--train.teacher_weight 5.0 should be above 0 and at most 1"),
         ("teacher_weight: 0", "--train.teacher_weight 0.0 should be above 0 and at most 1"),

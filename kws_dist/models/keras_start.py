@@ -1,9 +1,11 @@
 """What Keras begins a training with, for architectures whose published recipe was run in it; torch begins otherwise."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-KERAS_NORM = {"eps": 1e-3, "momentum": 0.01}
+KERAS_NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
 """Batch norm's defaults in Keras, where a momentum of 0.99 is the share that is kept."""
 
 

@@ -86,8 +86,10 @@ def choose_old(
 ) -> OldClips:
     """Choose the clips of the old `words` that go along: all held-out ones, all noise, and of the training clips
     `clips_per_word` of each word, drawn by the seed; 0 is all.
+
+    Clips of the `new_words` among `_unknown_` are left out, however the case of their folder is spelt.
     """
-    tells = _keys_tell_words(dataset.meta["source"])
+    tells, new = _keys_tell_words(dataset.meta["source"]), {word.casefold() for word in new_words}
     place: dict[Clip, tuple[Rows, int]] = {}
     left_out, untold = Counter[str](), 0
     for split in (*dataset.splits, NOISE_SPLIT):
@@ -96,7 +98,7 @@ def choose_old(
         for row, (key, label) in enumerate(zip(rows.keys, rows.label.tolist(), strict=True)):
             word = NOISE_WORD if split == NOISE_SPLIT else dataset.words[label]
             folder = key.removeprefix(f"{_ADDED}/").partition("/")[0]
-            if word == UNKNOWN_WORD and tells and folder in new_words:
+            if word == UNKNOWN_WORD and tells and folder.casefold() in new:
                 left_out[split] += 1
                 continue
             untold += word == UNKNOWN_WORD and (not tells or folder == UNKNOWN_WORD)

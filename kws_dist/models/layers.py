@@ -31,8 +31,11 @@ def layers(model: nn.Module) -> list[Layer]:
 
 
 def from_last_block(model: nn.Module) -> int:
-    """Return how many layers there are from the last of the repeated blocks on, the classifier among them."""
-    last_repeated = [name for name, module in model.named_children() if _is_list(module) or _is_stack(module)][-1:]
+    """Return how many layers there are from the last of the repeated blocks on, the classifier among them.
+
+    Each recurrent layer is such a block, also one alone; a list of dense layers is none: they belong to the head.
+    """
+    last_repeated = [name for name, module in model.named_children() if _has_blocks(module)][-1:]
     all_layers = layers(model)
     if not last_repeated:
         return min(2, len(all_layers))
@@ -62,8 +65,10 @@ def _is_list(module: nn.Module) -> bool:
     return isinstance(module, (nn.ModuleList, nn.Sequential))
 
 
-def _is_stack(module: nn.Module) -> bool:
-    return isinstance(module, nn.RNNBase) and module.num_layers > 1
+def _has_blocks(module: nn.Module) -> bool:
+    trained = [child for child in module.children() if any(True for _ in child.parameters())]
+    is_dense = all(isinstance(child, nn.Linear) for child in trained)
+    return isinstance(module, nn.RNNBase) or (_is_list(module) and not is_dense)
 
 
 def _inside(name: str, prefix: str) -> bool:

@@ -33,6 +33,21 @@ def test_the_last_block_of_a_stacked_rnn_is_its_last_layer() -> None:
         assert last == directions(stack, 1, 1) | {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.parametrize("size", ["stream", "S"])
+def test_dense_layers_are_no_blocks_so_the_last_block_of_a_crnn_is_its_last_gru_layer(size: str) -> None:
+    model = models.build("crnn", num_classes=3, size=size)
+    last = {parameter for layer in layers(model)[-from_last_block(model) :] for parameter in layer}
+    dense = {f"dense.{i}.{kind}" for i in range(2 if size == "stream" else 1) for kind in ("weight", "bias")}
+    gru = directions("gru", 0 if size == "stream" else 1, 1)
+    assert last == gru | dense | {"classifier.weight", "classifier.bias"}
+
+
+def test_a_recurrent_layer_alone_is_a_block() -> None:
+    model = models.build("cnn_lstm", num_classes=3, layers=1)
+    last = {parameter for layer in layers(model)[-from_last_block(model) :] for parameter in layer}
+    assert last == directions("lstm", 0, 1) | {"classifier.weight", "classifier.bias"}
+
+
 def test_stacked_layers_have_rates_of_their_own() -> None:
     model = models.build("rnn", num_classes=3, bidirectional=True, hidden=8)
     of = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -98,7 +98,7 @@ class TrainConfig:
     """Validate and save each so many steps instead; 0: by epochs."""
     best_by: str = "accuracy"
     """Figure of validation by which a checkpoint is best: accuracy, loss, balanced_accuracy, worst_word_recall, or
-    recall/WORD."""
+    recall/WORD; or last: the newest that was validated, which at the end of the run is its end."""
     test_each_epoch: bool = False
     """Also report the accuracy on the test split whenever the model is validated. Nothing is chosen by it."""
     patience_epochs: int = 0

@@ -150,6 +150,15 @@ def test_the_same_command_again_changes_nothing_and_more_epochs_go_on(
     assert read(out / "state.json")["step"] == step * 3 // 2
 
 
+def test_the_end_is_the_model_also_after_more_epochs_and_validations(trained: Path, root: Path, tmp_path: Path) -> None:
+    """With a rate of 0 no validation is better than the first, so that it would be chosen."""
+    fixed = ("--train.train_last_layers", "1", "--train.learning_rate", "0", "--train.ema_decay", "0")
+    for more in (("--train.epochs", "1"), ("--train.epochs", "2", "--train.eval_every_steps", "2")):
+        add(trained, root, tmp_path / "plus", *fixed, *more)
+        result = read(tmp_path / "plus" / "result.json")
+        assert result["best_step"] == result["steps"] == read(tmp_path / "plus" / "state.json")["step"]
+
+
 def test_a_word_can_be_added_to_a_run_with_an_added_word(added: Path, tmp_path: Path) -> None:
     add(added, unpacked(tmp_path / "words", recordings("music", 8)), tmp_path / "out")
     assert rebuild(tmp_path / "out").words == (*OLD, "hush", "lights", "music")

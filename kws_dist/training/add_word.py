@@ -18,6 +18,7 @@ from kws_dist.shards.read import Dataset, open_dataset
 from kws_dist.shards.write import Written, write_dataset
 from kws_dist.training.before_after import clip_policy, held_out
 from kws_dist.training.data import match_labels
+from kws_dist.training.progress import LAST
 from kws_dist.training.rebuild import Rebuilt, rebuild
 
 _SHARD_CLIPS = 2000
@@ -159,7 +160,8 @@ def _open_old(wanted: Wanted, trained: Rebuilt) -> Dataset:
     return dataset
 
 
-_DECIDED_HERE = ("--resume", "--init_from", "--train.eval_every_epochs", "--train.patience_epochs")
+_DECIDED_HERE = ("--resume", "--init_from", "--train.eval_every_epochs", "--train.best_by")
+_DECIDED_HERE += ("--train.patience_epochs",)
 
 
 def _settings(wanted: Wanted, trained: Rebuilt, more_flags: Sequence[str]) -> Config:
@@ -189,5 +191,6 @@ def _settings(wanted: Wanted, trained: Rebuilt, more_flags: Sequence[str]) -> Co
         init_from=str(wanted.run_dir),
         data=replace(config.data, shards=str(wanted.out / "data")),
         # Few new recordings are held out, if any: the best by validation would be one that knows the old words alone.
-        train=replace(config.train, eval_every_epochs=config.train.epochs),
+        # So none is chosen, and one validation, at the end, is enough.
+        train=replace(config.train, best_by=LAST, eval_every_epochs=config.train.epochs),
     )

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from kws_dist.config import TrainConfig
 from kws_dist.errors import UsageError
+from kws_dist.training.progress import LAST
 
 _AT_LEAST_ONE = ("epochs", "eval_every_epochs", "log_every_steps", "max_bad_steps", "bucket_mb")
 _SHARES = ("momentum", "beta2", "label_smoothing", "ema_decay")
@@ -39,6 +40,8 @@ def check(train: TrainConfig) -> None:
         _refuse(
             "precision", "fp16", f"bf16 or fp32 with --train.optimizer {train.optimizer}, which cannot scale gradients"
         )
+    if train.patience_epochs and train.best_by == LAST:
+        _refuse("patience_epochs", train.patience_epochs, f"0 with --train.best_by {LAST}, by which each is an advance")
     if train.schedule == "exponential" and train.final_share == 0.0:
         _refuse("final_share", 0.0, "above 0 with --train.schedule exponential, which never gets to 0")
     if train.schedule == "step" and list(train.step_epochs) != sorted(train.step_epochs):

@@ -23,6 +23,7 @@ from kws_dist.training.check import check
 from kws_dist.training.data import Data, open_data
 from kws_dist.training.draws import training_sampler
 from kws_dist.training.learner import Learner, build_learner
+from kws_dist.training.progress import LAST
 from kws_dist.training.ranks import ranks_for_data
 from kws_dist.training.teaching import Lesson, open_teacher
 from kws_dist.training.timetable import run_length
@@ -99,7 +100,7 @@ def _check_validation(config: Config, data: Data) -> None:
         )
     if "val" in data.stores:
         clips = np.bincount(data.stores["val"].rows.label, minlength=len(words))
-        known = list(Evaluation(np.diag(clips), loss=0.0).figures(words))
+        known = [LAST, *Evaluation(np.diag(clips), loss=0.0).figures(words)]
         if train.best_by not in known:
             near = get_close_matches(train.best_by, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"choose of {', '.join(known)}"

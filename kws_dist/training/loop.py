@@ -17,7 +17,7 @@ from kws_dist.evaluation.evaluate import Evaluation, EvaluationStopped, Evaluato
 from kws_dist.tracking import Tracker
 from kws_dist.training.gauges import Gauges, record
 from kws_dist.training.graphed import GraphedStep
-from kws_dist.training.progress import Progress
+from kws_dist.training.progress import LAST, Progress
 from kws_dist.training.schedule import learning_rate
 from kws_dist.training.step import TrainStep
 from kws_dist.training.timetable import Timetable
@@ -201,10 +201,10 @@ class Loop:
         self._gauges.restart()  # the time of validation and saving is not training time
 
     def _note(self, val: Evaluation | None) -> bool:
-        """Take a validation down; return whether it is the best. Without any, the newest weights are."""
+        """Take a validation down; return whether it is the best. Without any, or by `LAST`, the newest is."""
         progress, by = self.progress, self.train.best_by
         progress.validated_step = progress.step
-        if val is None:
+        if val is None or by == LAST:
             progress.best_step = progress.step
             return True
         figures = val.figures(self.parts.words)

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+LAST = "last"
+"""The value of `--train.best_by` with which each validated checkpoint is better than those before it."""
+
 
 @dataclass
 class Progress:

@@ -65,6 +65,27 @@ def test_the_best_checkpoint_is_by_the_figure_asked_for(tiny_dataset: Path, tmp_
         assert 0.0 <= found["best_figure"] <= 1.0
 
 
+UNCHANGING = ("--model.name", "rnn", "--train.learning_rate", "0", "--train.ema_decay", "0")
+"""With these no validation is better than the first."""
+
+
+@pytest.mark.parametrize(("by", "best"), [("accuracy", 2), ("last", 6)])
+def test_by_last_the_newest_is_the_best_and_is_what_the_run_is_judged_by(
+    tiny_dataset: Path, tmp_path: Path, by: str, best: int
+) -> None:
+    train(tiny_dataset, tmp_path, *UNCHANGING, "--train.best_by", by)
+    assert content(tmp_path, "result.json")["best_step"] == best
+
+
+def test_a_run_by_last_that_goes_on_is_judged_by_its_new_end(tiny_dataset: Path, tmp_path: Path) -> None:
+    last = (*UNCHANGING, "--train.best_by", "last")
+    train(tiny_dataset, tmp_path, *last, "--train.epochs", "1")
+    shutil.rmtree(tmp_path / "checkpoints" / "best")
+    train(tiny_dataset, tmp_path, *last, "--train.epochs", "2", "--train.eval_every_steps", "1")
+    assert steps_with(tmp_path, "val/accuracy") == [2, 2, 3, 4]  # what was best is lost, so the second is anew
+    assert content(tmp_path, "result.json")["best_step"] == 4
+
+
 def test_a_figure_that_validation_does_not_give_is_refused_with_a_guess(tiny_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--train\.best_by recall/yse.*did you mean recall/yes"):
         train(tiny_dataset, tmp_path, "--train.best_by", "recall/yse")

@@ -29,6 +29,7 @@ from kws_dist.training.report import warnings
         ("teacher_temperature: 0", "--train.teacher_temperature 0.0 should be above 0"),
         ("{nesterov: yes, momentum: 0}", "--train.nesterov True should be off where --train.momentum is 0"),
         ("{precision: fp16, optimizer: muon}", "--train.precision fp16 should be bf16 or fp32"),
+        ("{patience_epochs: 3, best_by: last}", "--train.patience_epochs 3 should be 0 with --train.best_by last"),
         ("{schedule: step, step_epochs: [20, 10]}", "--train.step_epochs 20.0 10.0 should be in rising order"),
     ],
 )

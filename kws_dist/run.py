@@ -70,6 +70,10 @@ class RunFolder:
         """Return how the last job here ended, or None if there was none."""
         return self._read("state.json").get("status")
 
+    def step(self) -> int:
+        """Return how far the last job here had got when it last saved."""
+        return self._read("state.json").get("step", 0)
+
     def begin(self, config: Config) -> None:
         """Write down what is about to run, where."""
         write_whole(self.config_file, to_yaml(config).encode())

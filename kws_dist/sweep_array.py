@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kws_dist.errors import UsageError
 from kws_dist.files import write_whole
@@ -86,7 +87,7 @@ def _sbatch(*arguments: str) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def become(cell: Cell, train_script: Path) -> None:
+def become(cell: Cell, train_script: Path) -> NoReturn:
     """Turn this process into the training of a cell, which prints into its log; returns never."""
     log = log_of(cell)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kws_dist.config import Config, load_file
+from kws_dist.config import Config, TrainConfig, differences, load_file
 from kws_dist.errors import DataError, UsageError, sentence
 from kws_dist.run import RunFolder
 from kws_dist.sweep import Cell
@@ -24,35 +24,87 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 Say = Callable[[str], None]
 
 
+# What a job may change when it goes on with a run, and what another result comes of: `_other_settings` says when.
+_LENGTH = {"train.epochs", "train.steps", "train.max_minutes", "train.patience_epochs"}
+_CHOICE_OF_BEST = {"train.eval_every_epochs", "train.eval_every_steps"}
+_MICRO_BATCH = {"train.accumulate"}  # by which batch norm and dropout go
+_STREAMED_DRAWS = {"data.residency", "data.lanes", "data.window_shards"}
+
+
 def is_finished(cell: Cell) -> bool:
     """Return whether the run of a cell is done, with the data, the settings and the length that it should have."""
     return not why_open(cell)
 
 
 def why_open(cell: Cell) -> str:
-    """Return how far the run of a cell is, or in what a finished one is not the one asked for; empty if it is done."""
+    """Return how far the run of a cell is, or in what the one there is not the one asked for; empty if it is done."""
     run = RunFolder(Path(cell.config.run_dir))
     try:
         status = run.status()
+        if other := _other_training(run, cell):
+            return other
         if status != "finished":
             return status or "not begun"
         run.check_same_settings(cell.config)
-        other = _other_than_asked(load_file(run.config_file), run.result(), cell)
+        other = _other_data(load_file(run.config_file), run.result(), cell)
     except (UsageError, DataError, OSError) as error:
         return sentence(error)
-    return other and f"finished with {other}: remove {run.path}, or call it otherwise"
+    return other and _remedied(run, f"finished with {other}")
 
 
-def _other_than_asked(was: Config, result: dict[str, Any], cell: Cell) -> str:
+def why_not_to_start(cell: Cell) -> str:
+    """Return in what the run there was trained otherwise than a cell asks for; empty where it may begin or go on.
+
+    Going on would make one training of two, which is neither. What else is in its way the run itself says.
+    """
+    try:
+        return _other_training(RunFolder(Path(cell.config.run_dir)), cell)
+    except (UsageError, DataError, OSError):
+        return ""
+
+
+def _other_training(run: RunFolder, cell: Cell) -> str:
+    status = run.status()
+    if status is None or not run.config_file.exists() or (status != "finished" and run.step() == 0):
+        return ""
+    other = _other_settings(load_file(run.config_file), cell.config)
+    if status == "finished":
+        other = other or _other_steps(run.result(), cell.config.train)
+        return other and _remedied(run, f"finished with {other}")
+    return other and _remedied(run, f"begun with {other}")
+
+
+def _remedied(run: RunFolder, other: str) -> str:
+    return f"{other}: remove {run.path}, or call it otherwise"
+
+
+def _other_settings(was: Config, asked: Config) -> str:
+    names = _LENGTH | _CHOICE_OF_BEST | _MICRO_BATCH
+    if "stream" in (was.data.residency, asked.data.residency):
+        names |= _STREAMED_DRAWS
+    if asked.train.steps:
+        names -= {"train.epochs"}
+    if asked.train.eval_every_steps:
+        names -= {"train.eval_every_epochs"}
+    pairs = differences(was, asked)
+    return ", ".join(f"{name} {old}, not {new}" for name, (old, new) in pairs.items() if name in names)
+
+
+def _other_steps(result: dict[str, Any], asked: TrainConfig) -> str:
+    """Compare what was done with what was asked for: config.yaml has what the last job was to do."""
+    done, planned = result.get("steps"), result.get("planned_steps", asked.steps)  # older results do not tell it
+    if not (done and planned) or done == planned:
+        return ""
+    ends_early = asked.patience_epochs or asked.max_minutes
+    return "" if ends_early and done < planned else f"{done} steps, not {planned}"
+
+
+def _other_data(was: Config, result: dict[str, Any], cell: Cell) -> str:
     if not result:
         return "no result.json"
     asked, digest = cell.config, result.get("dataset_digest")  # which older results do not have
     same_data = digest == cell.digest if digest and cell.digest else was.data.shards == asked.data.shards
-    if not same_data:
-        return f"other data ({was.data.shards})"
-    lengths = ("steps" if asked.train.steps else "epochs", "steps", "max_minutes", "patience_epochs")
-    pairs = {name: (getattr(was.train, name), getattr(asked.train, name)) for name in lengths}
-    return ", ".join(f"train.{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new)
+    return "" if same_data else f"other data ({was.data.shards})"
 
 
 def log_of(cell: Cell) -> Path:

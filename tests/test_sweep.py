@@ -218,6 +218,8 @@ def test_a_killed_sweep_goes_on_and_runs_nothing_twice(tiny_dataset: Path, tmp_p
     process.send_signal(how)
     assert process.wait() == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert "run-seed0" in first
+    if how != signal.SIGKILL:  # in good order, so there is a table of what is finished
+        assert [row["runs"] for row in json.loads((out / "table.json").read_text())["rows"]] == [["run-seed0"]]
     before = {path: path.stat().st_mtime_ns for path in (out / "run-seed0").rglob("*")}
     plan = read_sweep(file)
     assert [is_finished(cell) for cell in plan.cells] == [True, False]

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launching import environment, python, run
+from launching import SMALL, environment, python, run
 from sweep_files import planned, written
 
+from kws_dist.config import to_yaml
 from kws_dist.errors import UsageError
 from kws_dist.sweep import Cell, read_sweep
 from kws_dist.sweep_array import array_script
-from kws_dist.sweep_jobs import is_finished, why_open
+from kws_dist.sweep_jobs import is_finished, why_not_to_start, why_open
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,49 @@ def asked(trained: Path, folder: Path, shards: Path, **settings: object) -> Cell
 # What counts as done
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 4), ("steps", 5), ("max_minutes", 0.5), ("patience_epochs", 2)])
-def test_a_run_of_another_length_is_not_done(
+OTHER = [("epochs", 4), ("steps", 5), ("max_minutes", 0.5), ("patience_epochs", 2)]
+OTHER += [("accumulate", 2), ("eval_every_epochs", 2), ("eval_every_steps", 1)]
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER)
+def test_a_run_of_another_length_or_with_what_makes_another_result_is_not_done_and_not_gone_on_with(
     trained: Path, tiny_dataset: Path, tmp_path: Path, name: str, value: float
 ) -> None:
     assert is_finished(asked(trained, tmp_path, tiny_dataset))
-    assert f"finished with train.{name} " in why_open(asked(trained, tmp_path, tiny_dataset, **{name: value}))
+    cell = asked(trained, tmp_path, tiny_dataset, **{name: value})
+    assert f"finished with train.{name} " in why_open(cell)
+    assert why_not_to_start(cell) == why_open(cell)
+
+
+def test_what_changes_no_result_leaves_a_run_done(trained: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    assert is_finished(asked(trained, tmp_path, tiny_dataset, log_every_steps=2, save_every_steps=1, job_minutes=9))
+
+
+def test_a_run_of_which_more_was_done_than_asked_for_is_not_done(
+    trained: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """As one that a longer run was cut down to: config.yaml has the settings of its last job alone."""
+    shutil.copytree(trained / "out", tmp_path / "out")
+    asked_for = asked(trained, tmp_path, tiny_dataset).config
+    words = ("--data.shards", tiny_dataset, *SMALL, "--run_dir", asked_for.run_dir.replace(str(trained), str(tmp_path)))
+    run(python("launch/train.py", *words, "--train.epochs", "4"))
+    state = tmp_path / "out" / "one" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_bytes()), "status": "stopped"}))
+    assert "begun with train.epochs 4, not 3" in why_not_to_start(asked(tmp_path, tmp_path, tiny_dataset))
+    run(python("launch/train.py", *words))
+    assert "finished with 8 steps, not 6" in why_open(asked(tmp_path, tmp_path, tiny_dataset))
+
+
+@pytest.mark.parametrize(("steps", "is_done"), [(4, True), (8, False)])
+def test_a_run_may_be_shorter_where_it_may_end_early(
+    trained: Path, tiny_dataset: Path, tmp_path: Path, steps: int, is_done: bool
+) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    cell = asked(tmp_path, tmp_path, tiny_dataset, patience_epochs=2)
+    (tmp_path / "out" / "one" / "config.yaml").write_text(to_yaml(cell.config))
+    result = tmp_path / "out" / "one" / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_bytes()), "steps": steps}))
+    assert is_finished(cell) == is_done
 
 
 def test_a_run_on_other_data_is_not_done_and_the_same_data_elsewhere_are_the_same(
@@ -76,21 +114,32 @@ def test_a_run_on_other_data_is_named_and_in_no_mean(trained: Path, other_datase
     assert "was trained on another dataset" in done.stdout
 
 
-def test_a_longer_run_goes_on_and_a_shorter_one_is_not_passed_off(
+def test_a_run_of_another_length_is_left_as_it_is_and_the_others_run(
     trained: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    for name in ("longer", "shorter"):
+    """A longer one would be extended: down to the end of one schedule, then back into the middle of another."""
+    for name in ("longer-seed0", "shorter-seed0"):
         shutil.copytree(trained / "out" / "one", tmp_path / "out" / name)
-    text = "cells: [{name: longer, train.epochs: 4}, {name: shorter, train.epochs: 2}]"
-    run(python("tools/sweep.py", written(tmp_path, tiny_dataset, text, small=True)), expect=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    text = "cells: [{name: longer, train.epochs: 4}, {name: shorter, train.epochs: 2}]\ngrid: {seed: [0, 1]}"
+    file = written(tmp_path, tiny_dataset, text, small=True)
+    said = run(python("tools/sweep.py", file), expect=1).stdout
     table = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert [row["runs"] for row in table["rows"]] == [["longer"], []]
-    of_three, of_four = (
-        json.loads((folder / "result.json").read_text())["steps"]
-        for folder in (trained / "out" / "one", tmp_path / "out" / "longer")
-    )
-    assert of_four == of_three * 4 / 3
-    assert "finished with train.epochs 3, not 2" in table["unfinished"]["shorter"]
+    assert [row["runs"] for row in table["rows"]] == [["longer-seed1"], ["shorter-seed1"]]
+    assert table["unfinished"].keys() == {"longer-seed0", "shorter-seed0"}
+    assert "finished with train.epochs 3, not 2" in table["unfinished"]["shorter-seed0"]
+    assert "not run: longer-seed0: finished with train.epochs 3, not 4: remove " in said
+    assert {path: path.stat().st_mtime_ns for path in before if path.name != "out"} == before
+    assert "not run: longer-seed0" in run(python("tools/sweep.py", file, "--task_index", "0"), expect=1).stdout
+    assert "not run: longer-seed0" in run(python("tools/sweep.py", file, "--dry_run"), expect=1).stdout
+
+
+def test_a_run_of_which_nothing_is_trained_yet_may_become_longer(
+    trained: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    (tmp_path / "out" / "one" / "state.json").write_text('{"status": "stopped", "step": 0}')
+    assert not why_not_to_start(asked(tmp_path, tmp_path, tiny_dataset, epochs=4))
 
 
 def test_a_damaged_folder_is_no_end_of_the_others(trained: Path, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def summary(results: Results, job: Job, progress: Progress) -> dict[str, Any]:
         **{split: evaluation.as_dict(words) for split, evaluation in results.items()},
         "best_step": progress.best_step,
         "steps": progress.step,
+        "planned_steps": job.total_steps,
         "train_clips": progress.clips,
         "train_s": progress.train_s,
         "train_clips_per_s": progress.clips / progress.train_s if progress.train_s else None,

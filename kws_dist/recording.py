@@ -1,7 +1,7 @@
 """What anyone recorded, as a trained model hears it: mono, 16-bit and of its rate, by the shard maker's own code."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from math import ceil, gcd
 from pathlib import Path
 
@@ -9,11 +9,19 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from kws_dist.corpus.audio import LOUDEST, SUFFIXES, UNREADABLE_SUFFIXES, audio_form, decode, mixed, to_pcm
+from kws_dist.corpus.audio import (
+    LOUDEST,
+    SUFFIXES,
+    UNREADABLE_SUFFIXES,
+    audio_form,
+    decode,
+    mixed,
+    opened,
+    to_pcm,
+)
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Samples
 from kws_dist.corpus.look_through import suffix_of
 from kws_dist.corpus.resample import resample
-from kws_dist.corpus.wav import HEAD_BYTES, is_wav, wav_form
 from kws_dist.data.clip_reader import ClipPolicy, fit
 from kws_dist.errors import ClipError, UsageError
 
@@ -32,6 +40,7 @@ __all__ = [
 
 _BLOCK_S, _MARGIN_S = 10.0, 0.2  # with margins of 0.1 s on, chunks differ from the whole by less than a 16-bit step
 _MOST_CHECKED_BYTES = 1 << 26
+_SLACK_S = 0.05  # that counting may differ by
 _MOST_CHANNELS = 64
 _RATES_HZ = range(1_000, 768_001)
 
@@ -137,31 +146,37 @@ def length_s(path: Path) -> float:
             raise ClipError(f"{name}: the file is empty")
         if size_bytes <= _MOST_CHECKED_BYTES:
             return audio_form(file, size_bytes, name).seconds
-        head = file.read(HEAD_BYTES)
-        if is_wav(head):
-            wav_form(head, size_bytes, name)  # which says so if its end is missing
-    with closing(_opened(path)) as sound:
-        return sound.frames / sound.samplerate
+        with closing(opened(file, size_bytes, name)) as sound:
+            return sound.frames / sound.samplerate
 
 
-def read(path: Path) -> Samples:
-    """Return a recording as the shards would hold it: 16 kHz mono int16 `(samples,)`; `ClipError` as `length_s`."""
+def read(path: Path, promised_s: float) -> Samples:
+    """Return a recording as the shards would hold it: 16 kHz mono int16 `(samples,)`.
+
+    Raises `ClipError` as `length_s` does, and if it is shorter than that found.
+    """
     with _named(path):
-        return decode(path.read_bytes(), str(path))
+        samples = decode(path.read_bytes(), str(path))
+    _check_length(path, len(samples) / SAMPLE_RATE_HZ, promised_s)
+    return samples
 
 
-def blocks_of(path: Path) -> tuple[Iterator[NDArray[np.float64]], int]:
+def blocks_of(path: Path, promised_s: float) -> tuple[Iterator[NDArray[np.float64]], int]:
     """Return a recording in blocks of some seconds, mono `(samples,)`, and its rate in Hz.
 
-    Raises `ClipError`, also in the midst of it, if it cannot be read.
+    Raises `ClipError`, also in the midst of it, if it cannot be read, or at its end if it is shorter than promised.
     """
-    sound = _opened(path)
-    return _blocks(sound, path), sound.samplerate
+    with _named(path), ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        sound = stack.enter_context(closing(opened(file, path.stat().st_size, str(path))))
+        return _blocks(sound, path, promised_s, stack.pop_all()), sound.samplerate
 
 
-def _blocks(sound: soundfile.SoundFile, path: Path) -> Iterator[NDArray[np.float64]]:
+def _blocks(
+    sound: soundfile.SoundFile, path: Path, promised_s: float, held: ExitStack
+) -> Iterator[NDArray[np.float64]]:
     done = 0
-    with closing(sound):
+    with held:
         while done < sound.frames:
             try:
                 block = sound.read(round(_BLOCK_S * sound.samplerate), dtype="float64", always_2d=True)
@@ -171,6 +186,13 @@ def _blocks(sound: soundfile.SoundFile, path: Path) -> Iterator[NDArray[np.float
                 raise ClipError(f"{path}: cut off after {done} of {sound.frames} samples")
             done += len(block)
             yield mixed(block, str(path))
+        _check_length(path, done / sound.samplerate, promised_s)
+
+
+def _check_length(path: Path, read_s: float, promised_s: float) -> None:
+    """Raise `ClipError` if less could be read of a recording than it lasts, which nobody else may notice."""
+    if read_s < promised_s - _SLACK_S:
+        raise ClipError(f"{path}: only {read_s:.2f} of {promised_s:.2f} s can be read; convert it to .wav anew")
 
 
 @contextmanager
@@ -179,14 +201,6 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ClipError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _opened(path: Path) -> soundfile.SoundFile:
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise ClipError(f"{path}: not a recording that can be read ({reason})") from error
 
 
 def _is_recording(file: Path, folder: Path) -> bool:

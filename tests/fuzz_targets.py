@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_recordings
 import tiny_corpus
 import torch
 import xxhash
@@ -34,6 +35,8 @@ from kws_dist.shards.record import padded, tar_header
 from kws_dist.shards.unfinished import load_unfinished
 from kws_dist.shards.verify_clip import clip_check
 from kws_dist.training import checkpoint
+
+MODES: tuple[own_recordings.Mode, ...] = ("CONSTANT", "VARIABLE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +181,7 @@ def wav(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
 
     def read(data: bytes) -> object:
         answer(lambda data: samples_of_wav(data, "x"), data)
-        answer(lambda data: audio.audio_form(io.BytesIO(data), len(data), "x"), data)
-        samples = audio.decode(data, "x")
-        assert (samples.dtype, samples.ndim) == (np.int16, 1)
-        return None
+        return listed_and_decoded(data)
 
     return Target(valid=valid, read=read)
 
@@ -189,6 +189,25 @@ def wav(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
 def flac(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
     valid = [encode(tiny_corpus.tone(i, n), "flac") for i, n in enumerate((60, 5000))]
     return Target(valid=valid, read=lambda data: len(audio.decode(data, "x")))
+
+
+def mp3(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
+    noise = np.random.default_rng(0).standard_normal(3000) / 10
+    counted = [own_recordings.mp3(noise, rate_hz, mode) for rate_hz in (8000, 44_100) for mode in MODES]
+    bare = [own_recordings.without_count(content) for content in counted]
+    tagged = [counted[0] + b"TAG" + bytes(125) + counted[0], b"ID3\3\0\0\0\0\0\x20" + bytes(32) + bare[1]]
+    return Target(valid=[*counted, *bare, *tagged], read=listed_and_decoded)
+
+
+def ogg(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
+    valid = [own_recordings.encoded(own_recordings.sine(0.2), 16_000, "OGG", subtype) for subtype in ("VORBIS", "OPUS")]
+    return Target(valid=valid, read=listed_and_decoded)
+
+
+def listed_and_decoded(data: bytes) -> None:
+    answer(lambda data: audio.audio_form(io.BytesIO(data), len(data), "x"), data)
+    samples = audio.decode(data, "x")
+    assert (samples.dtype, samples.ndim) == (np.int16, 1)
 
 
 def tar(folder: Path, dataset: Path) -> Target:  # noqa: ARG001
@@ -311,6 +330,8 @@ TARGETS: dict[Callable[[Path, Path], Target], int] = {
     labels: 6_000,
     wav: 35_000,
     flac: 8_000,
+    mp3: 4_000,
+    ogg: 2_000,
     tar: 8_000,
     zipped: 6_000,
     manifest: 8_000,

@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from kws_dist.corpus.clip import SAMPLE_RATE_HZ, Samples
 from kws_dist.corpus.cut_off import is_cut_off
 from kws_dist.corpus.resample import resample
-from kws_dist.corpus.wav import HEAD_BYTES, WavForm, is_clip_form, is_wav, pcm_of_wav, wav_form
+from kws_dist.corpus.wav import HEAD_BYTES, WavForm, is_clip_form, is_wav, pcm_of_wav, several, wav_form
+from kws_dist.corpus.whole import seen_whole
 from kws_dist.errors import ClipError
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
@@ -62,7 +63,7 @@ def audio_form(file: IO[bytes], size_bytes: int, name: str) -> AudioForm:
             head += file.read()
             form = wav_form(head, size_bytes, name)
         assert form is not None, "the whole file tells"
-        if form.encoding == 1:
+        if form.tells_frames:
             return _checked(AudioForm(form.frames, form.rate_hz, form.channels), name)
     with _opened(head + file.read(), name) as sound:
         return _form_of(sound, name)
@@ -76,6 +77,8 @@ def decode(content: bytes, name: str, *, start_s: float = 0.0, end_s: float | No
     """
     form = wav_form(content, len(content), name) if is_wav(content) else None
     if form is not None and is_clip_form(form):
+        if is_wav(content[form.after_data]):
+            raise several(name)
         samples = _part(content, form, start_s, end_s)
     else:
         samples = _converted(content, name, start_s, end_s)
@@ -111,6 +114,15 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
     return to_pcm(mono)
 
 
+def opened(file: IO[bytes], size_bytes: int, name: str) -> soundfile.SoundFile:
+    """Open a recording of `size_bytes` so that all of it is read; raises `ClipError`, which calls it `name`."""
+    whole = seen_whole(file, size_bytes, name)
+    try:
+        return soundfile.SoundFile(cast(BinaryIO, whole))
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+        raise ClipError(f"{name}: not a recording that can be read ({_reason(error)})") from error
+
+
 def mixed(wave: NDArray[Any], name: str) -> NDArray[np.float64]:
     """Return the mean `(frames,)` of the channels of `(frames, channels)` float64; `ClipError` if it is no sound."""
     peak = np.abs(wave).max(initial=0.0)
@@ -141,10 +153,7 @@ def loudest_part(samples: Samples, length: int) -> Samples:
 def _opened(content: bytes, name: str) -> soundfile.SoundFile:
     if is_cut_off(content):
         raise ClipError(f"{name}: cut off (its end is missing)")
-    try:
-        return soundfile.SoundFile(io.BytesIO(content))
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise ClipError(f"{name}: not a recording that can be read ({_reason(error)})") from error
+    return opened(io.BytesIO(content), len(content), name)
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """The header of a WAV file, and samples out of one that is in the very form that a clip has."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from kws_dist.errors import ClipError
 HEAD_BYTES = 4096
 """Enough of the beginning of a file to find the samples in it, as a rule."""
 _PCM, _EXTENSIBLE = 1, 0xFFFE
+_RIFF_BYTES = 12
 _OPEN_ENDED = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what programs write that do not know the length when they begin
 
 
@@ -27,12 +28,25 @@ class WavForm:
     """Where the samples begin, in bytes."""
     data_bytes: int
     """How long they are, up to the end of the file where the header leaves that open."""
+    block_bytes: int
+    """How far the samples of one time are from those of the next, which can be more than they need."""
 
     @property
     def frames(self) -> int:
         """Samples per channel, if each takes the same number of bytes."""
         frame_bytes = self.channels * self.bits // 8
         return self.data_bytes // frame_bytes if frame_bytes else 0
+
+    @property
+    def tells_frames(self) -> bool:
+        """Whether `frames` is right: they are PCM, and nothing is between them."""
+        return self.encoding == _PCM and self.block_bytes * 8 == self.channels * self.bits
+
+    @property
+    def after_data(self) -> slice:
+        """Where the beginning of what follows the samples is."""
+        end = self.data_offset + self.data_bytes + self.data_bytes % 2
+        return slice(end, end + _RIFF_BYTES)
 
 
 def is_wav(head: bytes) -> bool:
@@ -62,19 +76,26 @@ def wav_form(head: bytes, size_bytes: int, name: str) -> WavForm | None:
         raise ClipError(f"{name}: not a complete WAV file (it ends before its samples)")
     if len(about) < 16:
         raise ClipError(f"{name}: not a WAV file that can be read (its header does not say what is in it)")
-    encoding, channels, rate_hz, _, _, bits = struct.unpack_from("<HHIIHH", about)
+    encoding, channels, rate_hz, _, block_bytes, bits = struct.unpack_from("<HHIIHH", about)
     if encoding == _EXTENSIBLE and len(about) >= 26:
         encoding = struct.unpack_from("<H", about, 24)[0]
     rest_bytes = size_bytes - body
     if length in _OPEN_ENDED:
         length = rest_bytes
-    form = WavForm(encoding, channels, rate_hz, bits, body, length)
+    form = WavForm(encoding, channels, rate_hz, bits, body, length, block_bytes)
     if length > rest_bytes:
-        there = WavForm(encoding, channels, rate_hz, bits, body, rest_bytes)
+        there = replace(form, data_bytes=rest_bytes)
         pcm = encoding == _PCM and form.frames > 0
         how = f"{there.frames} of {form.frames} samples" if pcm else f"{rest_bytes} of {length} bytes of sound"
         raise ClipError(f"{name}: cut off after {how}")
     return form
+
+
+def several(name: str) -> ClipError:
+    """Return what to say of files that somebody joined."""
+    return ClipError(
+        f"{name}: it holds several recordings one after another, of which only the first could be read; split it"
+    )
 
 
 def samples_of_wav(content: bytes, name: str) -> Samples:

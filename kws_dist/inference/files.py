@@ -48,7 +48,8 @@ def _opened(path: Path, predictor: Predictor) -> tuple[Heard, Samples | None]:
         seconds = length_s(path)
         if round(seconds * predictor.sample_rate_hz) > predictor.clip_samples:
             return Heard(path=path, seconds=seconds, is_long=True), None
-        samples = read(path)[: round(predictor.clip_seconds * SAMPLE_RATE_HZ)]  # resampling rounds the length up
+        most_samples = round(predictor.clip_seconds * SAMPLE_RATE_HZ)  # resampling rounds the length up
+        samples = read(path, seconds)[:most_samples]
     except ClipError as error:
         return Heard(path=path, fault=str(error)), None
     return Heard(path=path, seconds=seconds), samples
@@ -56,7 +57,7 @@ def _opened(path: Path, predictor: Predictor) -> tuple[Heard, Samples | None]:
 
 def _long(path: Path, seconds: float, predictor: Predictor, hop_s: float) -> Heard:
     try:
-        blocks, rate_hz = blocks_of(path)
+        blocks, rate_hz = blocks_of(path, seconds)
         windows = tuple(merged(predictor.predict_blocks(blocks, rate_hz, hop_s)))
     except ClipError as error:
         return Heard(path=path, fault=str(error))

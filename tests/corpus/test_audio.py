@@ -132,6 +132,47 @@ def test_a_wav_that_was_written_before_its_length_was_known_is_read_to_its_end(l
     np.testing.assert_array_equal(decode(content, "x"), SOUND)
 
 
+@pytest.mark.parametrize("length", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_U8", "FLOAT", "ULAW"])
+def test_so_it_is_in_any_form_and_at_any_rate(length: int, rate_hz: int, subtype: str) -> None:
+    content = encoded(sine(rate_hz=rate_hz), rate_hz, subtype=subtype)
+    place = content.index(b"data") + 4
+    unfinished = content[:4] + struct.pack("<I", length) + content[8:place] + struct.pack("<I", length)
+    unfinished += content[place + 4 :]
+    assert form_of(unfinished) == form_of(content)
+    np.testing.assert_array_equal(decode(unfinished, "x"), decode(content, "x"))
+
+
+def test_samples_in_wider_blocks_are_counted_as_they_are_read() -> None:
+    fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 16_000, 64_000, 4, 24))
+    content = riff(fmt, chunk(b"data", (SOUND.astype("<i4") << 8).tobytes()))
+    assert form_of(content).frames == len(decode(content, "x"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")]
+)
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
+@pytest.mark.parametrize("tail", [b"", b"TAG" + bytes(125)])
+def test_two_recordings_end_to_end_are_refused_and_not_half_heard(
+    kind: str, subtype: str, rate_hz: int, tail: bytes
+) -> None:
+    one, two = (encoded(sine(rate_hz=rate_hz, tone_hz=hz), rate_hz, kind, subtype) for hz in (500, 1000))
+    assert len(listed_and_decoded(one + tail)) == 16_000
+    for joined in (one + two + tail, one + one + two):
+        with pytest.raises(ClipError, match=r"x.wav: it holds several recordings one after another.*; split it"):
+            listed_and_decoded(joined)
+
+
+def test_ogg_pages_with_something_between_are_refused() -> None:
+    content = encoded(sine(5), 16_000, "OGG", "VORBIS")
+    place = content.index(b"OggS", len(content) // 2)
+    for junk in (b"TAG" + bytes(125), bytes(2 << 20)):
+        with pytest.raises(ClipError, match=r"x.wav: damaged"):
+            listed_and_decoded(content[:place] + junk + content[place:])
+
+
 @pytest.mark.parametrize(("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16")])
 @pytest.mark.parametrize("rate_hz", [16_000, 48_000])
 def test_a_part_is_what_lies_between_two_times(kind: str, subtype: str, rate_hz: int) -> None:

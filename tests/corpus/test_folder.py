@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from own_recordings import encoded, sine, word_files, zipped
+from own_recordings import encoded, mp3, sine, without_count, word_files, zipped
 from tiny_corpus import pack, read_all, tone, unpack, wav_file
 
 from kws_dist.corpus.clip import NOISE_WORD, Clip
@@ -377,3 +377,22 @@ def test_a_recording_that_is_too_long_to_search_is_left_out_before_the_splits_ar
     assert [(row.name, row.reason) for row in source.rejected] == [
         ("yes/hour.flac", "it lasts 3,600 s; cut it into recordings of 524 s, or pass --long window")
     ]
+
+
+def test_mp3s_that_do_not_say_how_long_they_are_are_whole_clips_and_cut_ones_are_left_out(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).standard_normal(44_100 * 9 // 10) * np.linspace(0, 0.2, 44_100 * 9 // 10)
+    content = mp3(wave, 44_100, "VARIABLE")
+    named = {f"{word}/{i}.mp3": content if i % 2 else without_count(content) for word in "ab" for i in range(10)}
+    cut = {"a/cut.mp3": without_count(content)[:-3], "b/cut.mp3": content[: len(content) // 2]}
+    joined = {"b/joined.wav": SOUND + SOUND[:44] + SOUND[44:]}
+    source = folder(tmp_path, named | cut | joined)
+    assert {name for name in reasons(source) if "cut off" in reasons(source)[name]} == cut.keys()
+    assert len(source.clips) == 21
+    for clip in source.clips:
+        if "joined" in clip.key:
+            with pytest.raises(ClipError, match=r"b/joined\.wav: it holds several recordings"):
+                read_all(source, [clip.key])
+        else:
+            samples = read_all(source, [clip.key])[clip.key]
+            assert 14_400 <= len(samples) <= 16_000
+            assert np.abs(samples[13_000:14_000]).max() > 1000

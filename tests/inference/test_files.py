@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import chirp
+from own_recordings import Mode, mp3, without_count
 
 from kws_dist import inference
-from kws_dist.errors import UsageError
+from kws_dist.errors import ClipError, UsageError
 from kws_dist.inference import Predictor
 from kws_dist.inference.files import listen
-from kws_dist.recording import find
+from kws_dist.recording import blocks_of, find, length_s, read
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,65 @@ def test_files_that_cannot_be_read_are_named_and_the_others_heard_in_order(
         assert said[name] in fault or "cut off" in fault
         assert "\n" not in fault
     assert [name for name, one in heard.items() if one.windows] == ["a.wav", "i.flac", "k.ogg"]
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.9, 30.0])
+def test_an_mp3_that_does_not_say_how_long_it_is_is_heard_to_its_end(
+    predictor: Predictor, tmp_path: Path, mode: Mode, rate_hz: int, seconds: float
+) -> None:
+    content = mp3(chirp(rate_hz, seconds), rate_hz, mode)
+    (tmp_path / "a.mp3").write_bytes(without_count(content))
+    (tmp_path / "b.mp3").write_bytes(content)
+    bare, whole = listen(predictor, [tmp_path / "a.mp3", tmp_path / "b.mp3"], hop_s=0.25)
+    assert (bare.fault, whole.fault) == ("", "")
+    assert whole.seconds == seconds
+    assert 0 < bare.seconds - seconds < 0.16  # the encoder's delay, and whole frames
+    assert bare.windows[-1].end_s == pytest.approx(bare.seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("length", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.5, 5.0])
+def test_a_wav_whose_header_was_never_finished_is_heard_to_its_end(
+    predictor: Predictor, tmp_path: Path, length: int, rate_hz: int, seconds: float
+) -> None:
+    soundfile.write(tmp_path / "a.wav", chirp(rate_hz, seconds), rate_hz)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "b.wav").write_bytes(content[:40] + length.to_bytes(4, "little") + content[44:])
+    whole, unfinished = listen(predictor, [tmp_path / "a.wav", tmp_path / "b.wav"], hop_s=0.25)
+    assert unfinished.seconds == seconds
+    heard, expected = ([(one.start_s, one.end_s) for one in file.windows] for file in (unfinished, whole))
+    assert heard == expected
+    for one, other in zip(unfinished.windows, whole.windows, strict=True):
+        np.testing.assert_allclose(one.prediction.scores, other.prediction.scores, rtol=1e-4)
+    assert unfinished.windows[-1].end_s == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5.0])
+def test_a_file_that_gives_less_than_it_promised_is_named(tmp_path: Path, seconds: float) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, chirp(16_000, seconds), 16_000)
+    promised_s = length_s(path)
+    assert len(read(path, promised_s)) == sum(map(len, blocks_of(path, promised_s)[0])) == round(seconds * 16_000)
+    soundfile.write(path, chirp(16_000, seconds / 2), 16_000)
+    with pytest.raises(ClipError, match=rf"a\.wav: only {seconds / 2:.2f} of {seconds:.2f} s can be read"):
+        read(path, promised_s)
+    with pytest.raises(ClipError, match=rf"a\.wav: only {seconds / 2:.2f} of {seconds:.2f} s can be read"):
+        list(blocks_of(path, promised_s)[0])
+
+
+def test_long_files_joined_end_to_end_are_heard_whole_or_named(predictor: Predictor, tmp_path: Path) -> None:
+    for name in ("a.mp3", "b.ogg", "c.flac", "d.wav"):
+        soundfile.write(tmp_path / name, chirp(16_000, 4.0), 16_000)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() * 2)
+    joined, *others = listen(predictor, find([tmp_path]), hop_s=0.25)
+    assert 8 < joined.seconds < 8.25  # with the encoder's delay and whole frames in between
+    assert joined.windows[-1].end_s == pytest.approx(joined.seconds, abs=1e-3)
+    assert len(others) == 3
+    for heard in others:
+        assert heard.fault.startswith(f"{heard.path}: it holds several recordings one after another")
 
 
 def test_folders_are_searched_and_files_named_twice_heard_once(tmp_path: Path) -> None:

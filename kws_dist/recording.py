@@ -13,6 +13,7 @@ from kws_dist.corpus.audio import (
     LOUDEST,
     SUFFIXES,
     UNREADABLE_SUFFIXES,
+    Sound,
     audio_form,
     decode,
     mixed,
@@ -172,14 +173,13 @@ def blocks_of(path: Path, promised_s: float) -> tuple[Iterator[NDArray[np.float6
         return _blocks(sound, path, promised_s, stack.pop_all()), sound.samplerate
 
 
-def _blocks(
-    sound: soundfile.SoundFile, path: Path, promised_s: float, held: ExitStack
-) -> Iterator[NDArray[np.float64]]:
+def _blocks(sound: Sound, path: Path, promised_s: float, held: ExitStack) -> Iterator[NDArray[np.float64]]:
     done = 0
     with held:
         while done < sound.frames:
             try:
-                block = sound.read(round(_BLOCK_S * sound.samplerate), dtype="float64", always_2d=True)
+                some = min(round(_BLOCK_S * sound.samplerate), sound.frames - done)
+                block = sound.read(some, dtype="float64", always_2d=True)
             except (soundfile.SoundFileError, RuntimeError) as error:
                 raise ClipError(f"{path}: cannot be decoded ({error})") from error
             if len(block) == 0:

@@ -22,6 +22,7 @@ UNREADABLE_SUFFIXES = (".m4a", ".aac", ".mp4", ".3gp", ".3ga", ".amr", ".wma", "
 LOUDEST = 100.0
 """Floats are in [-1, 1], and what lossy files decode to is hardly beyond; these are 16-bit numbers left undivided."""
 _MAX_DECODED = 1 << 23  # samples at once, before or after resampling; with their spectrum they take some 300 MB
+_LEAD_FRAMES = 20 * 1152  # of an MP3, decoded before a part: its frames lean on as many as 255 or 511 bytes can be
 _FULL_SCALE = 32_768.0
 _FRAME_LIMIT = 1 << 33  # a damaged header can claim any length; no recording lasts days
 
@@ -49,6 +50,18 @@ class AudioForm:
     def clip_samples(self) -> int:
         """Its length in samples at 16 kHz."""
         return -(-self.frames * SAMPLE_RATE_HZ // self.rate_hz)
+
+
+class Sound(soundfile.SoundFile):
+    """An open recording that goes on where it was after each read.
+
+    A `SoundFile` that can seek does so after each, and a decoder of MP3 that was moved lacks what the next frames take
+    from those before: up to three of them are silent.
+    """
+
+    def seekable(self) -> bool:
+        """Say no, so that nothing but a call of `seek` moves it."""
+        return False
 
 
 def audio_form(file: IO[bytes], size_bytes: int, name: str) -> AudioForm:
@@ -102,8 +115,9 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
         if seconds > form.most_seconds + 1 / form.rate_hz:  # where it is cut is rounded to a sample
             raise ClipError(f"{name}: it lasts {seconds:,.0f} s; cut it into recordings of {form.most_seconds:,.0f} s")
         try:
-            sound.seek(first)
-            wave = sound.read(max(last - first, 0), dtype="float64", always_2d=True)
+            lead = min(first, _LEAD_FRAMES) if sound.format == "MP3" else 0
+            sound.seek(first - lead)
+            wave = sound.read(max(last - first, 0) + lead, dtype="float64", always_2d=True)[lead:]
         except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
             raise ClipError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if len(wave) < last - first:
@@ -114,11 +128,11 @@ def _converted(content: bytes, name: str, start_s: float, end_s: float | None) -
     return to_pcm(mono)
 
 
-def opened(file: IO[bytes], size_bytes: int, name: str) -> soundfile.SoundFile:
+def opened(file: IO[bytes], size_bytes: int, name: str) -> Sound:
     """Open a recording of `size_bytes` so that all of it is read; raises `ClipError`, which calls it `name`."""
     whole = seen_whole(file, size_bytes, name)
     try:
-        return soundfile.SoundFile(cast(BinaryIO, whole))
+        return Sound(cast(BinaryIO, whole))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         raise ClipError(f"{name}: not a recording that can be read ({_reason(error)})") from error
 
@@ -150,7 +164,7 @@ def loudest_part(samples: Samples, length: int) -> Samples:
     return samples[first : first + length]
 
 
-def _opened(content: bytes, name: str) -> soundfile.SoundFile:
+def _opened(content: bytes, name: str) -> Sound:
     if is_cut_off(content):
         raise ClipError(f"{name}: cut off (its end is missing)")
     return opened(io.BytesIO(content), len(content), name)

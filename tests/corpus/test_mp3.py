@@ -72,6 +72,19 @@ def test_without_its_count_it_has_the_same_samples(mode: Mode, seconds: float) -
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("is_bare", [False, True])
+@pytest.mark.parametrize("level", [0.001, 0.1])
+def test_a_part_of_it_is_that_part_of_the_whole(mode: Mode, is_bare: bool, level: float) -> None:
+    for seed, channels in ((1, 1), (2, 2)):
+        content = mp3(10 * level * noise(20, 16_000, channels, seed), 16_000, mode)
+        content = without_count(content) if is_bare else content
+        whole = decode(content, "x")
+        for start_s in np.random.default_rng(seed).uniform(0, 19, 10).round(3):
+            part = decode(content, "x", start_s=start_s, end_s=start_s + 0.5)
+            assert_same(part, whole[round(start_s * 16_000) :][: len(part)])
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_with_its_count_it_is_what_libsndfile_reads(mode: Mode) -> None:
     content = mp3(noise(1, 16_000), 16_000, mode)
     stored = soundfile.read(io.BytesIO(content))[0]

@@ -8,7 +8,7 @@ import soundfile
 from conftest import chirp
 from own_recordings import Mode, mp3, without_count
 
-from kws_dist import inference
+from kws_dist import inference, recording
 from kws_dist.errors import ClipError, UsageError
 from kws_dist.inference import Predictor
 from kws_dist.inference.files import listen
@@ -108,6 +108,25 @@ def test_an_mp3_that_does_not_say_how_long_it_is_is_heard_to_its_end(
     assert whole.seconds == seconds
     assert 0 < bare.seconds - seconds < 0.16  # the encoder's delay, and whole frames
     assert bare.windows[-1].end_s == pytest.approx(bare.seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("most_checked_bytes", [1 << 26, 0], ids=["as any", "as a large one"])
+def test_what_is_read_in_blocks_has_the_samples_that_it_has_with_its_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_checked_bytes: int
+) -> None:
+    monkeypatch.setattr(recording, "_MOST_CHECKED_BYTES", most_checked_bytes)
+    content = mp3(chirp(44_100, 30.0), 44_100, "VARIABLE")
+    heard = []
+    for name, data in (("a.mp3", content), ("b.mp3", without_count(content)), ("c.mp3", content + content)):
+        (tmp_path / name).write_bytes(data)
+        blocks, rate_hz = blocks_of(tmp_path / name, length_s(tmp_path / name))
+        heard.append(np.concatenate(list(blocks)))
+        assert rate_hz == 44_100
+        assert len(heard[-1]) == round(length_s(tmp_path / name) * rate_hz)
+    expected, bare, twice = heard
+    np.testing.assert_allclose(bare[576 : 576 + len(expected)], expected, rtol=0, atol=1e-6)
+    again = twice[len(bare) + 529 + 1152 + 576 :]  # what each decoder leaves out, and the frame that counts the second
+    np.testing.assert_allclose(again[2000 : len(expected)], expected[2000:], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [0, 0x7FFFFFFF, 0xFFFFFFFF])

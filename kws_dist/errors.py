@@ -75,9 +75,20 @@ def exit_code(error: BaseException) -> int:
 def show(error: BaseException, *, debug: bool = False) -> None:
     """Print an error for whom it is meant: one sentence, or a traceback if it is a fault or `debug` asks for it."""
     if is_for_people(error) and not debug:
-        print(sentence(error), file=sys.stderr)
+        print(printable(sentence(error)), file=sys.stderr)
     else:
         traceback.print_exception(error)
+
+
+def printable(name: str | bytes) -> str:
+    """Return a name, of which not every character can be printed, in one line for a person: `caf\\xe9.wav`."""
+    text = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    is_byte = "\udc80" <= c <= "\udcff"  # which is no text, as Python holds it in a name
+    return f"\\x{ord(c) - 0xDC00:02x}" if is_byte else repr(c)[1:-1]
 
 
 def sentence(error: BaseException) -> str:

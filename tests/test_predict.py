@@ -95,6 +95,16 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(trained: Path, recordin
     assert b"Traceback" not in done.stderr
 
 
+def test_a_name_cannot_forge_a_line_or_move_the_cursor(trained: Path, recordings: Path) -> None:
+    (recordings / "a.wav").rename(recordings / "\x1b[2Ja\nstop.wav")
+    (recordings / "z.mp3").rename(recordings / "\x1b[31mz\n.mp3")
+    done = run(python("tools/predict.py", "--run_dir", trained, recordings), expect=1)
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"\x1b[2Ja\nstop.wav" in "".join(line[1:].split("  ")[0] for line in done.stdout.splitlines())
+    assert len(done.stderr.splitlines()) == 1
+    assert r"\x1b[31mz\n.mp3" in done.stderr
+
+
 def test_a_run_that_was_stopped_is_used_and_said_to_be_so(trained: Path, recordings: Path, tmp_path: Path) -> None:
     stopped = shutil.copytree(trained, tmp_path / "stopped")
     (stopped / "state.json").write_text('{"status": "stopped", "step": 2}')

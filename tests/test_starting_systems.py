@@ -10,7 +10,6 @@ import pytest
 import tiny_corpus
 import torch
 from launching import ROOT, python, run
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kws_dist import models
@@ -210,12 +209,13 @@ class PlainBiLSTM(nn.Module):
         return self.classifier(torch.cat((last[-2], last[-1]), dim=1))
 
 
-def test_the_state_dict_of_bilstm_is_one_file_that_plain_torch_loads(trained: Train) -> None:
+def test_the_state_dict_of_bilstm_is_one_file_that_plain_torch_loads(trained: Train, tmp_path: Path) -> None:
     run_dir = trained("bilstm")
     assert_judged_on_the_test_set(run_dir, classes=3, clips=9)
     assert recipe("bilstm").model.params["layers"] == 2
+    run(python("tools/export.py", "--run_dir", run_dir, "--out", tmp_path / "bilstm.pt"))
     plain = PlainBiLSTM()
-    plain.load_state_dict(load_file(run_dir / "checkpoints" / "best" / "weights.safetensors"), strict=True)
+    plain.load_state_dict(torch.load(tmp_path / "bilstm.pt", weights_only=True), strict=True)
     features = torch.randn(4, 1, 40, 51)
     expected = rebuild(run_dir).model.eval()(features)
     torch.testing.assert_close(plain.eval()(features.squeeze(1).transpose(1, 2)), expected)

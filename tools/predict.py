@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from kws_dist.errors import UsageError, end_with_the_reader, main_guard
+from kws_dist.errors import UsageError, end_with_the_reader, main_guard, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Arguments:
     """How many of the most probable words to show."""
     json: bool = False
     """Print a JSON object in a line for each file, and a last one with the speed, and nothing else."""
-    hop_s: float = 0.25
-    """How far apart the windows on a recording longer than a clip begin."""
+    hop_s: float | None = None
+    """How far apart the windows on a recording longer than a clip begin; default: 0.25, or a shorter clip's length."""
     device: str = ""
     """cpu, cuda, cuda:1, ... Default: the GPU, where there is one."""
     debug: bool = False
@@ -70,7 +70,7 @@ def predict(arguments: Arguments) -> int:
             for number, heard in enumerate(listen(predictor, files, hop_s=arguments.hop_s), 1):
                 status.update(f"listening: {number:,} of {len(files):,} files")
                 if heard.fault:
-                    console.print(heard.fault, soft_wrap=True)
+                    console.print(printable(heard.fault), soft_wrap=True)
                 else:
                     heard_files.append(heard.path)
                 yield heard

@@ -86,9 +86,3 @@ def fault_of_name(name: str) -> str | None:
 def is_hidden(name: str) -> bool:
     """Whether a desktop put the file there, e.g. the `._x.wav` that macOS puts beside every `x.wav`."""
     return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
-
-
-def printable(name: str | bytes) -> str:
-    """Return a name, of which not every character can be printed, as a person can read it: `caf\\xe9.wav`."""
-    data = name.encode(errors="surrogateescape") if isinstance(name, str) else name
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in data.decode(errors="backslashreplace"))

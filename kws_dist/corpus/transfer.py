@@ -16,8 +16,7 @@ from typing import IO
 import requests
 from urllib3.exceptions import HTTPError
 
-from kws_dist.corpus.container import printable
-from kws_dist.errors import DataError
+from kws_dist.errors import DataError, printable
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes that there will be."""

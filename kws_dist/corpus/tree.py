@@ -14,9 +14,8 @@ from kws_dist.corpus.container import (
     Listing,
     Look,
     look_at_nothing,
-    printable,
 )
-from kws_dist.errors import ClipError, DataError, UsageError
+from kws_dist.errors import ClipError, DataError, UsageError, printable
 
 
 class Tree:

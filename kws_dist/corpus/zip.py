@@ -23,9 +23,8 @@ from kws_dist.corpus.container import (
     Look,
     fault_of_name,
     look_at_nothing,
-    printable,
 )
-from kws_dist.errors import ClipError, DataError, UsageError
+from kws_dist.errors import ClipError, DataError, UsageError, printable
 
 _MAX_DIRECTORY_BYTES = 64 << 20  # half a million recordings; zipfile holds ten times this in memory
 _HEADER = Struct("<4s22xHH")  # of a member: signature, length of its name, length of what else there is

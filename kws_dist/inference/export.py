@@ -15,6 +15,7 @@ from kws_dist import models
 from kws_dist.assemble import model_params
 from kws_dist.errors import UsageError
 from kws_dist.files import write_whole
+from kws_dist.training.checkpoint import MANIFEST
 from kws_dist.training.rebuild import Rebuilt
 
 Write = Callable[[Rebuilt], bytes]
@@ -34,6 +35,8 @@ def export(trained: Rebuilt, out: Path) -> list[Path]:
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir():
         raise UsageError(f"--out {out}: this is a folder; name a file in it")
+    if (out.parent / MANIFEST).is_file():
+        raise UsageError(f"--out {out}: {out.parent} is a checkpoint, which stays as it is; choose another folder")
     beside = out.with_name(f"{out.name}.json")
     if beside.exists() and not _describes_an_export(beside):
         raise UsageError(

@@ -28,7 +28,7 @@ class Heard:
     """Why it cannot be read, in a sentence that names it; empty if it can."""
 
 
-def listen(predictor: Predictor, paths: Iterable[Path], *, hop_s: float) -> Iterator[Heard]:
+def listen(predictor: Predictor, paths: Iterable[Path], *, hop_s: float | None) -> Iterator[Heard]:
     """Yield what is heard in each file, in their order; a file that cannot be read keeps none from being heard."""
     for some in batches(paths, _BATCH):
         opened = [_opened(path, predictor) for path in some]
@@ -55,7 +55,7 @@ def _opened(path: Path, predictor: Predictor) -> tuple[Heard, Samples | None]:
     return Heard(path=path, seconds=seconds), samples
 
 
-def _long(path: Path, seconds: float, predictor: Predictor, hop_s: float) -> Heard:
+def _long(path: Path, seconds: float, predictor: Predictor, hop_s: float | None) -> Heard:
     try:
         blocks, rate_hz = blocks_of(path, seconds)
         windows = tuple(merged(predictor.predict_blocks(blocks, rate_hz, hop_s)))

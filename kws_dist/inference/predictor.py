@@ -13,7 +13,7 @@ from torch import Tensor
 from kws_dist.errors import UsageError
 from kws_dist.inference.prediction import Prediction, Window
 from kws_dist.inference.sliding import batches, windows
-from kws_dist.recording import ClipPolicy, Samples, fit, pcm_blocks, pcm_of
+from kws_dist.recording import ClipPolicy, Samples, check_rate, fit, pcm_blocks, pcm_of
 from kws_dist.training.rebuild import Rebuilt, rebuild
 
 Wave = NDArray[np.generic] | Tensor
@@ -21,6 +21,7 @@ Wave = NDArray[np.generic] | Tensor
 
 _BATCH = 64
 _PIECE_S = 10.0
+_HOP_S = 0.25
 
 
 def load(run: str | PathLike[str], device: str | torch.device | None = None) -> "Predictor":
@@ -76,10 +77,11 @@ class Predictor:
         rows = (self._row(wave, sample_rate_hz) for wave in waves)
         return [prediction for batch in batches(rows, _BATCH) for prediction in self._answer(batch)]
 
-    def predict_long(self, wave: Wave, sample_rate_hz: int, hop_s: float = 0.25) -> list[Window]:
+    def predict_long(self, wave: Wave, sample_rate_hz: int, hop_s: float | None = None) -> list[Window]:
         """Say what each window of a longer recording holds: `(start_s, end_s, Prediction)` of clips `hop_s` apart.
 
-        The last one ends where the recording does. No window is smoothed by, or knows of, the others.
+        The default is 0.25 s, or as long as the clips if these are shorter. The last one ends where the recording does.
+        No window is smoothed by, or knows of, the others.
         """
         samples = _array(wave)
         if samples.ndim not in (1, 2) or samples.size == 0:
@@ -88,7 +90,9 @@ class Predictor:
         pieces = (samples[..., first : first + piece] for first in range(0, samples.shape[-1], piece))
         return list(self.predict_blocks(pieces, sample_rate_hz, hop_s))
 
-    def predict_blocks(self, blocks: Iterable[Wave], sample_rate_hz: int, hop_s: float = 0.25) -> Iterator[Window]:
+    def predict_blocks(
+        self, blocks: Iterable[Wave], sample_rate_hz: int, hop_s: float | None = None
+    ) -> Iterator[Window]:
         """Do as `predict_long` for a recording that comes in blocks of any length, in memory that does not grow."""
         hop_samples = self.hop_samples(hop_s)
         pcm = pcm_blocks(map(_array, blocks), _whole_hz(sample_rate_hz), self.sample_rate_hz)
@@ -98,8 +102,10 @@ class Predictor:
             for (first, samples), prediction in zip(batch, predictions, strict=True):
                 yield Window(first / self.sample_rate_hz, (first + len(samples)) / self.sample_rate_hz, prediction)
 
-    def hop_samples(self, hop_s: float) -> int:
+    def hop_samples(self, hop_s: float | None) -> int:
         """Return how many samples windows `hop_s` apart are; `UsageError` if they would leave gaps or stand still."""
+        if hop_s is None:
+            hop_s = min(_HOP_S, self.clip_seconds)
         if not (math.isfinite(hop_s) and 1 / self.sample_rate_hz <= hop_s <= self.clip_seconds):
             raise UsageError(f"--hop_s {hop_s:g}: above 0 and at most the {self.clip_seconds:g} s that the model hears")
         return round(hop_s * self.sample_rate_hz)
@@ -107,17 +113,16 @@ class Predictor:
     def _row(self, wave: Wave, sample_rate_hz: int) -> Samples:
         """Return what the model hears of a clip, `(clip_samples,)` int16."""
         array, rate_hz = _array(wave), _whole_hz(sample_rate_hz)
-        samples = pcm_of(array, rate_hz, self.sample_rate_hz)
         # As the shard maker counts, a resampled clip that has a sample more for rounding is no longer than another.
-        seconds = array.shape[-1] / rate_hz
-        if round(seconds * self.sample_rate_hz) <= self.clip_samples:
-            samples = samples[: self.clip_samples]
-        elif self._policy.long == "error":
+        seconds = array.shape[-1] / rate_hz if array.ndim else 0.0
+        is_long = round(seconds * self.sample_rate_hz) > self.clip_samples
+        if is_long and self._policy.long == "error":
             raise UsageError(
                 f"the wave lasts {seconds:.2f} s, and the model hears {self.clip_seconds:g} s: cut it, or ask"
                 " predict_long"
             )
-        return self._fitted(samples)
+        samples = pcm_of(array, rate_hz, self.sample_rate_hz)
+        return self._fitted(samples if is_long else samples[: self.clip_samples])
 
     def _fitted(self, samples: Samples) -> Samples:
         row = np.empty(self.clip_samples, np.int16)
@@ -146,4 +151,4 @@ def _whole_hz(sample_rate_hz: int) -> int:
         is_whole = False
     if not is_whole:
         raise UsageError(f"a sampling rate is a whole number of Hz above 0, not {sample_rate_hz!r}")
-    return int(sample_rate_hz)
+    return check_rate(int(sample_rate_hz))

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from kws_dist.errors import printable
 from kws_dist.inference.files import Heard
 from kws_dist.inference.prediction import Prediction
 
@@ -24,7 +25,7 @@ def as_table(files: Sequence[Heard], top: int) -> Table:
     if top > 1:
         table.add_column("or else, %", overflow="fold", style="dim")
     for heard in files:
-        name = str(heard.path)
+        name = printable(str(heard.path))
         for start_s, end_s, prediction in heard.windows:
             times = [_clock(start_s), _clock(end_s)] if heard.is_long else ["", ""]
             best, *others = prediction.top(top)

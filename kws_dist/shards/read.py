@@ -15,8 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from kws_dist.corpus.clip import NOISE_SPLIT, SPLITS, Samples
-from kws_dist.corpus.container import printable
-from kws_dist.errors import DataError, UsageError
+from kws_dist.errors import DataError, UsageError, printable
 from kws_dist.shards.codec import Codec, decode
 from kws_dist.shards.index import REMEDY, SHARD_NAME, ShardIndex, index_path, load_index
 from kws_dist.shards.meta import META_NAME, DatasetMeta, ShardEntry, contents, load_meta

@@ -34,7 +34,13 @@ def rebuild(path: Path, *, flag: str = "--run_dir") -> Rebuilt:
 
     `UsageError` if there is none, `DataError` if it is damaged or was not made by this program.
     """
-    return rebuild_from(load(checkpoint_of(path, flag=flag), WEIGHTS))
+    chosen = checkpoint_of(path, flag=flag)
+    try:
+        return rebuild_from(load(chosen, WEIGHTS))
+    except DataError as error:
+        if chosen == path or not (remedy := _remedy(path)):
+            raise
+        raise DataError(f"{error}{remedy}") from error
 
 
 def checkpoint_of(path: Path, *, flag: str) -> Path:
@@ -44,9 +50,15 @@ def checkpoint_of(path: Path, *, flag: str) -> Path:
     best = best_path(path / "checkpoints")
     if best.is_dir():
         return best
-    steps = step_folders(path / "checkpoints")
-    remedy = f"; its newest checkpoint is {steps[-1]}, which can be named instead" if steps else ""
-    raise UsageError(f"{flag} {path} holds no trained model: it is no checkpoint, and there is no {best}{remedy}")
+    raise UsageError(
+        f"{flag} {path} holds no trained model: it is no checkpoint, and there is no {best}{_remedy(path)}"
+    )
+
+
+def _remedy(run_dir: Path) -> str:
+    """Say what can be used of a run whose best checkpoint cannot."""
+    steps = step_folders(run_dir / "checkpoints")
+    return f"; its newest checkpoint is {steps[-1]}, which can be named instead" if steps else ""
 
 
 def unfinished(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_plain_torch_loads_the_file_and_it_says_what_the_run_says(trained_run: P
     expected = inference.load(trained_run, "cpu").predict(pcm, rate_hz)
     assert about["words"] == list(expected.words)
     np.testing.assert_allclose(scores.numpy(), expected.scores, rtol=1e-5)
+
+
+def test_a_checkpoint_is_not_written_over(trained_run: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    shutil.copytree(trained_run / "checkpoints" / "best", best)
+    with pytest.raises(UsageError, match="is a checkpoint, which stays as it is"):
+        export(rebuild(trained_run), best / "weights.safetensors")
+    rebuild(best)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "MODEL.PT"])

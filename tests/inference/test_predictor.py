@@ -228,7 +228,8 @@ def test_a_run_that_is_missing_empty_or_damaged_is_refused_in_a_sentence(own_run
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(DataError, match=r"average\.safetensors is damaged"):
+    newest = step_folders(own_run / "checkpoints")[-1]
+    with pytest.raises(DataError, match=rf"average\.safetensors is damaged.*its newest checkpoint is {newest}"):
         inference.load(own_run)
 
 

@@ -17,7 +17,7 @@ _CPU_BATCH, _GPU_BATCH = 64, 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast a model is, its features included."""
+    """How fast a model is in float32, its features included."""
 
     latency_ms: float
     """Mean time from the samples of one clip in the memory of the host to its probabilities there."""
@@ -33,7 +33,7 @@ class Speed:
     def __str__(self) -> str:
         """Say it in a line."""
         alone = f"{self.latency_ms:.2f} ms a clip (95 % within {self.latency_p95_ms:.2f} ms)"
-        return f"{alone}, {self.clips_per_s:,.0f} clips/s in batches of {self.batch}; {self.device}"
+        return f"{alone}, {self.clips_per_s:,.0f} clips/s in batches of {self.batch}; float32, {self.device}"
 
 
 @torch.inference_mode()
@@ -43,8 +43,7 @@ def measure(
     """Measure a model and its front end without augmentation, both on `device`, with clips of `clip_samples`.
 
     It takes about 2.5 times `budget_s`, or 5 batches of one clip if that is longer. The model is left in the mode it
-    was in. Under autocast it is measured so; float32 is the default. Each answer is brought to the host, which waits
-    for the device.
+    was in. Each answer is brought to the host, which waits for the device.
     """
     was_training = model.training
     model.eval()

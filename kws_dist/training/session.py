@@ -15,8 +15,9 @@ from kws_dist.latency import Speed, measure
 from kws_dist.run import RunFolder
 from kws_dist.tracking import Tracker, sinks_of
 from kws_dist.training import checkpoint, report, resume
+from kws_dist.training.checkpoint import Checkpoint
 from kws_dist.training.dry_run import rehearse
-from kws_dist.training.front_end import evaluation_front_end, training_statistics
+from kws_dist.training.front_end import training_statistics
 from kws_dist.training.going_back import take_up
 from kws_dist.training.job import Job
 from kws_dist.training.loop import Loop
@@ -25,7 +26,7 @@ from kws_dist.training.parts import evaluator_of, parts_of
 from kws_dist.training.profile import Profiler
 from kws_dist.training.progress import Progress
 from kws_dist.training.ranks import on_rank_0
-from kws_dist.training.rebuild import unfinished
+from kws_dist.training.rebuild import rebuild_from, unfinished
 from kws_dist.training.saver import Saver
 from kws_dist.training.stop import StopRequest
 from kws_dist.training.transfer import listed, open_source
@@ -148,6 +149,8 @@ def _begin(job: Job, console: Console) -> None:
         transfer = job.learner.begin_with(source, job.data.dataset.words, job.config.features)
         if job.accelerator.is_main_process:
             console.print(f"begins with {transfer}", soft_wrap=True, highlight=False, markup=False)
+            if not job.config.dry_run:
+                job.run.write_transfer({**asdict(transfer), "source": str(transfer.source)})
         warnings += [note for note in (unfinished(path),) if note]
         warnings += report.transfer_warnings(job.config, source)
     elif job.learner.frozen:
@@ -181,12 +184,12 @@ def _display(job: Job, console: Console, start_step: int) -> Display:
     return Display(console, start_step=start_step, **steps)
 
 
-def _inference_speed(job: Job) -> Speed:
-    """Measure how fast the trained model answers on this device, its features included."""
-    rate_hz, device = job.data.dataset.sample_rate_hz, job.accelerator.device
-    front_end = evaluation_front_end(job.config.features, rate_hz, job.learner.statistics).to(device)
-    clip_samples = round(job.config.data.clip_seconds * rate_hz)
-    return measure(front_end, job.learner.evaluated, clip_samples, device, budget_s=_SPEED_BUDGET_S)
+def _inference_speed(job: Job, best: Checkpoint) -> Speed:
+    """Measure how fast the trained model answers here as tools/predict.py uses it: in float32, with its features."""
+    trained, device = rebuild_from(best), job.accelerator.device
+    clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
+    front_end, model = trained.front_end.to(device), trained.model.to(device)
+    return measure(front_end, model, clip_samples, device, budget_s=_SPEED_BUDGET_S)
 
 
 def conclude(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, display: Display) -> bool:
@@ -204,7 +207,7 @@ def conclude(job: Job, progress: Progress, stop: StopRequest, tracker: Tracker, 
     if not job.accelerator.is_main_process:
         return True
     result = report.summary(results, job, progress)
-    result["inference"] = asdict(_inference_speed(job))
+    result["inference"] = asdict(_inference_speed(job, best))
     job.run.write_result(result)
     report.draw_plots(job.run, results, job.data.dataset.words, tracker)
     mirror_results(job, results, tracker)

@@ -6,11 +6,17 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import tiny_corpus
 
 LONGEST = ("test_crash_matrix.py", "test_restarts.py", "test_chaos.py")
 """Files of few tests that take minutes each: begun first, so that at the end no process waits for another's."""
+
+
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):  # the same commit passes or fails each time; elsewhere each run tries other examples
+    hypothesis.settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

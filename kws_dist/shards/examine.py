@@ -4,6 +4,7 @@ Levels are in dBFS: of the root mean square, relative to a constant at full scal
 leave the mean of a clip (a microphone's offset) out, and none is below -120.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -192,4 +193,4 @@ def _power(wave: NDArray[np.float32]) -> float:
 
 
 def _db(power: float) -> float:
-    return 10 * float(np.log10(max(power, _FLOOR)))
+    return 10 * math.log10(max(float(power), _FLOOR))  # numpy rounds that of a float32 to one, and then more is less

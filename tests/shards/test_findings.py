@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from spoken_corpus import WORDS, Recording, shards_of_recordings, spoken, word
@@ -186,6 +186,7 @@ def test_counts_lengths_and_levels_are_those_of_the_recordings(tmp_path: Path) -
 
 
 @given(samples=arrays.arrays(np.int16, st.integers(1, 700)))
+@example(samples=np.full(321, 55, np.int16))
 @settings(deadline=None, max_examples=200)
 def test_any_samples_at_all_can_be_measured(samples: Samples) -> None:
     row = np.array([measure(samples)], MEASURES)[0]

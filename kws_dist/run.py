@@ -32,6 +32,7 @@ _FREE |= {f"train.{name}" for name in ("epochs", "accumulate", "eval_every_epoch
 _FREE |= {f"train.{name}" for name in ("log_every_steps", "max_bad_steps", "test_each_epoch", "patience_epochs")}
 _FREE |= {f"train.{name}" for name in ("steps", "max_minutes", "eval_every_steps", "rollback_factor", "profile")}
 _FREE |= {f"train.{name}" for name in ("job_minutes", "stop_grace_s")}
+_FREE |= {"train.teacher"}  # wherever it lies now: that it is the same one, the checkpoint knows
 _FREE |= {"train.bucket_mb", "train.cuda_graph", "train.compile"}  # the same arithmetic, to the last bits
 _FREE |= {f"tracking.{name}" for name in ("wandb", "project", "tags", "notes", "worst_clips", "checkpoints")}
 _FREE |= {"tracking.tensorboard", "tracking.draws"}
@@ -88,6 +89,10 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures that the run is judged by."""
         self._write("result.json", result)
+
+    def write_transfer(self, transfer: Mapping[str, Any]) -> None:
+        """Write what the run took over from another, name by name."""
+        self._write("init_from.json", transfer)
 
     def result(self) -> dict[str, Any]:
         """Return what `write_result` wrote, or nothing."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws_dist.errors import UsageError
-from kws_dist.models.keras_start import KERAS_NORM, begin_as_keras
+from kws_dist.models.keras_start import KerasNorm, begin_as_keras
 
 
 def build(num_classes: int, *, mels: int = 80, hidden: int = 64, dropout: float = 0.0) -> nn.Module:
@@ -75,9 +75,9 @@ class TimeConvs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 10, (1, 5), padding=(0, 2))
-        self.norm1 = nn.BatchNorm2d(10, **KERAS_NORM)
+        self.norm1 = KerasNorm(10)
         self.conv2 = nn.Conv2d(10, 1, (1, 5), padding=(0, 2))
-        self.norm2 = nn.BatchNorm2d(1, **KERAS_NORM)
+        self.norm2 = KerasNorm(1)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, T, mels), contiguous, as recurrent layers want it."""

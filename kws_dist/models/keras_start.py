@@ -1,12 +1,12 @@
 """What Keras begins a training with, for architectures whose published recipe was run in it; torch begins otherwise."""
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-KERAS_NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
-"""Batch norm's defaults in Keras, where a momentum of 0.99 is the share that is kept."""
+KerasNorm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+"""Batch norm with Keras's defaults, where a momentum of 0.99 is the share that is kept."""
 
 
 @torch.no_grad()

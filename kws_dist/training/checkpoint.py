@@ -106,6 +106,13 @@ def load(path: Path, parts: Collection[str] | None = None) -> Checkpoint:
     return Checkpoint(path, tensors, state)
 
 
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of the weights that a checkpoint is evaluated with, as its manifest says it."""
+    manifest = _manifest(path)
+    stem = next((stem for stem in reversed(WEIGHTS) if f"{stem}.safetensors" in manifest), WEIGHTS[0])
+    return manifest.get(f"{stem}.safetensors", {}).get("sha256", "")
+
+
 def newest(folder: Path, on_skip: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest step checkpoint that is whole; `on_skip` is told of each newer one that is not, and why."""
     for path in reversed(step_folders(folder)):

@@ -54,6 +54,7 @@ class Job:
             "seed": self.config.seed,
             "dataset_digest": self.data.dataset.digest,
             "words": list(self.data.dataset.words),
+            "teacher": self.teacher.digest if self.teacher else "none",
             "sampler": {
                 **self.sampler.settings(),
                 "skipped_clips": self.data.stores["train"].skipped_keys + self.data.skipped_noise,

@@ -1,7 +1,7 @@
 """What is learnt: weights, their average and the optimizer's memory, and how these go to a checkpoint and back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kws_dist import keyed
 from kws_dist.assemble import model_of
-from kws_dist.config import Config, FeaturesConfig
+from kws_dist.config import Config, FeaturesConfig, load_text
+from kws_dist.errors import DataError
 from kws_dist.frontend.normalize import Statistics
 from kws_dist.training.average import MovingAverage
 from kws_dist.training.buffers import NormStatistics
@@ -57,8 +58,9 @@ class Learner:
         if self.average:
             self.average.module.load_state_dict(self.model.state_dict())
         stored = stored_statistics(source.state)
-        fits = stored is not None and len(stored.mean) == features.bins
-        self.statistics = stored if fits and features.normalize == "dataset" else None
+        theirs = load_text(source.state["config"], name=str(source.path)).features
+        same = replace(theirs, preset="") == replace(features, preset="")
+        self.statistics = stored if same and features.normalize == "dataset" else None
         return transfer
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -94,4 +96,14 @@ def _load_optimizer_tensors(optimizer: AnyOptimizer, tensors: dict[str, Tensor])
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
+    _check_memory(optimizer, state)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _check_memory(optimizer: AnyOptimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """Raise `DataError` for memory of other parameters, which optimizers would read beyond its end."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sizes = {number: {tensor.numel() for tensor in slots.values()} - {1} for number, slots in state.items()}
+    for number, of_slots in sizes.items():
+        if number >= len(parameters) or not of_slots <= {parameters[number].numel()}:
+            raise DataError("the optimizer's memory in the checkpoint is of other parameters than are trained here")

@@ -9,6 +9,7 @@ from kws_dist.config import Config, TrainConfig, differences, load_text
 from kws_dist.display import Display, duration
 from kws_dist.evaluation import plots
 from kws_dist.evaluation.evaluate import Evaluation
+from kws_dist.latency import Speed
 from kws_dist.metrics_file import read_metrics
 from kws_dist.run import RunFolder
 from kws_dist.tracking import Tracker
@@ -80,6 +81,9 @@ def warnings(job: Job) -> list[str]:
     """Return what a person should know before the figures."""
     said = [f"clip {key} is damaged and left out" for key in job.data.skipped_keys]
     epochs = job.total_steps / job.sampler.steps_per_epoch
+    if job.teacher and job.teacher.note:
+        said.append(job.teacher.note)
+    said += _weights_without_effect(job.config)
     said += _rate_that_never_falls(job.config.train, epochs)
     said += _settings_without_effect(job.config.train, epochs)
     clip_samples = round(job.config.data.clip_seconds * job.data.dataset.sample_rate_hz)
@@ -90,6 +94,13 @@ def warnings(job: Job) -> list[str]:
     if job.config.tracking.checkpoints and job.config.tracking.wandb == "disabled":
         said.append("--tracking.checkpoints has no effect: only W&B takes them, and --tracking.wandb is disabled")
     return said
+
+
+def _weights_without_effect(config: Config) -> list[str]:
+    data = config.data
+    if config.train.class_weights == "balanced" and data.balance == 1.0 and not (data.weights or data.max_share):
+        return ["--train.class_weights balanced has no effect: with --data.balance 1 all words are drawn equally often"]
+    return []
 
 
 def _rate_that_never_falls(train: TrainConfig, epochs: float) -> list[str]:
@@ -107,7 +118,7 @@ def _settings_without_effect(train: TrainConfig, epochs: float) -> list[str]:
     """Return a warning for each setting that another one keeps from mattering."""
     needs = {"focal_gamma": ("loss", "focal"), "step_epochs": ("schedule", "step"), "step_factor": ("schedule", "step")}
     needs |= {"hold_epochs": ("schedule", "hold"), "decay_power": ("schedule", "hold")}
-    said = []
+    said = _recipe_without_effect(train)
     for name, (other, value) in needs.items():
         if getattr(train, name) != getattr(TrainConfig(), name) and getattr(train, other) != value:
             said.append(f"--train.{name} has no effect: --train.{other} is {getattr(train, other)}, not {value}")
@@ -119,6 +130,22 @@ def _settings_without_effect(train: TrainConfig, epochs: float) -> list[str]:
             said.append(f"--train.{name} has no effect: there is no --train.teacher")
     if train.warmup_epochs >= epochs:
         said.append(f"the rate never gets beyond its warm-up: --train.warmup_epochs is {train.warmup_epochs:g}")
+    return said
+
+
+def _recipe_without_effect(train: TrainConfig) -> list[str]:
+    """Return a warning for each setting that the choice of an optimizer, a schedule or a teacher's answer rules out."""
+    said = []
+    if train.nesterov and train.optimizer not in ("sgd", "muon"):
+        said.append(f"--train.nesterov has no effect: --train.optimizer is {train.optimizer}, not sgd or muon")
+    if train.final_share and train.schedule in ("step", "one_cycle", "constant"):
+        said.append(f"--train.final_share has no effect: --train.schedule is {train.schedule}")
+    if (
+        train.teacher
+        and train.teacher_labels == "hard"
+        and train.teacher_temperature != TrainConfig.teacher_temperature
+    ):
+        said.append("--train.teacher_temperature has no effect: --train.teacher_labels is hard")
     return said
 
 
@@ -181,9 +208,7 @@ def show_end(display: Display, job: Job, result: dict[str, Any]) -> None:
     if result["peak_memory_bytes"]:
         rows["memory"] = f"{result['peak_memory_bytes'] / 2**30:.2f} GiB at most"
     speed = result["inference"]
-    rows["inference"] = (
-        f"{speed['latency_ms']:.2f} ms a clip, {speed['clips_per_s']:,.0f} clips/s in batches of {speed['batch']}"
-    )
+    rows["inference"] = str(Speed(**speed))
     rows["run folder"] = str(job.run.path)
     display.finish(rows, next_steps.after_end(job, result["steps"]))
 

@@ -13,6 +13,8 @@ from kws_dist.training.progress import Progress
 from kws_dist.training.timetable import Timetable
 
 FINISHED = "finished"
+_ORDERS_MEMORY = ("freeze", "train_last_layers", "layer_decay", "decay_norms")
+"""Settings by which the optimizer's parameters are chosen and numbered."""
 
 
 def where(
@@ -25,6 +27,11 @@ def where(
     """
     if config.resume not in ("auto", "never") and not _has_own(run, Path(config.resume)):
         found = checkpoint.load(_existing(Path(config.resume)))
+        if config.init_from:
+            raise UsageError(
+                f"--resume {config.resume} and --init_from {config.init_from} both say what to begin with: leave one"
+                " out"
+            )
         _check_facts(found, facts, f"--resume {config.resume}")
         _check_shapes(found, config)
         return str(found.path)
@@ -63,6 +70,13 @@ def _check_shapes(found: Checkpoint, config: Config) -> None:
             f"--resume {config.resume} is of another model, optimizer or --train.ema_decay: give the same, or take its"
             " weights alone with --init_from"
         )
+    for name in _ORDERS_MEMORY:
+        then, now = getattr(was.train, name), getattr(config.train, name)
+        if then != now:
+            raise UsageError(
+                f"--resume {config.resume} was trained with --train.{name} {then}, not {now}, and its optimizer's"
+                " memory is of other parameters: give the same, or take its weights alone with --init_from"
+            )
 
 
 def _existing(path: Path) -> Path:

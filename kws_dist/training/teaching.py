@@ -9,8 +9,9 @@ from torch import nn
 
 from kws_dist.config import Config
 from kws_dist.errors import UsageError
+from kws_dist.training.checkpoint import weights_digest
 from kws_dist.training.losses import Teacher
-from kws_dist.training.rebuild import rebuild
+from kws_dist.training.rebuild import checkpoint_of, rebuild, unfinished
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Lesson:
     teacher: Teacher
     features: nn.Module
     """Waveforms `(B, T)` to the teacher's own features."""
+    digest: str
+    """Of its weights: a run goes on with the teacher that it began with, wherever that lies now."""
+    note: str
+    """What to say of a teacher that is not trained to its end; else empty."""
 
 
 def open_teacher(config: Config, words: Sequence[str], sample_rate_hz: int) -> Lesson:
@@ -43,4 +48,5 @@ def open_teacher(config: Config, words: Sequence[str], sample_rate_hz: int) -> L
         temperature=train.teacher_temperature,
         hard=train.teacher_labels == "hard",
     )
-    return Lesson(teacher, trained.front_end.features)
+    digest = weights_digest(checkpoint_of(Path(train.teacher), flag="--train.teacher"))
+    return Lesson(teacher, trained.front_end.features, digest, unfinished(Path(train.teacher)))

@@ -167,6 +167,43 @@ def test_a_checkpoint_of_another_model_is_refused(finished: Run, tiny_dataset: P
         assert "is of another model, optimizer or --train.ema_decay" in said
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--train.freeze", "norm.*"),
+        ("--train.train_last_layers", "1"),
+        ("--train.layer_decay", "0.5"),
+        ("--train.decay_norms=False",),
+    ],
+)
+def test_a_checkpoint_whose_optimizer_knew_other_parameters_is_refused(
+    finished: Run, tiny_dataset: Path, tmp_path: Path, other: tuple[str, ...]
+) -> None:
+    """Its memory is kept by number: it would be that of others."""
+    path = step_folders(finished / "checkpoints")[-1]
+    said = run(train(tmp_path / "run", tiny_dataset, "--resume", path, *other), expect=2).stderr
+    assert f"--resume {path} was trained with {other[0].partition('=')[0]} " in said
+
+
+def test_memory_of_other_parameters_is_never_taken_over(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    """However a checkpoint came to hold it: an optimizer would read beyond its end."""
+    found = load(step_folders(finished / "checkpoints")[-1])
+    memory = found.tensors["optimizer"]
+    last = max(int(key.partition(".")[0]) for key in memory)
+    swapped = {
+        f"{last - int(number)}.{name}": one for key, one in memory.items() for number, _, name in [key.partition(".")]
+    }
+    save(tmp_path / "other", {**found.tensors, "optimizer": swapped}, found.state)
+    said = run(train(tmp_path / "run", tiny_dataset, "--resume", tmp_path / "other"), expect=1).stderr
+    assert "the optimizer's memory in the checkpoint is of other parameters" in said
+
+
+def test_there_is_one_thing_to_begin_with(finished: Run, tiny_dataset: Path, tmp_path: Path) -> None:
+    path = step_folders(finished / "checkpoints")[-1]
+    command = train(tmp_path / "run", tiny_dataset, "--resume", path, "--init_from", finished)
+    assert "both say what to begin with" in run(command, expect=2).stderr
+
+
 def test_one_folder_takes_one_job_at_a_time(tiny_dataset: Path, tmp_path: Path) -> None:
     command = train(tmp_path / "run", tiny_dataset, "--train.epochs", "100000")
     first = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)

@@ -50,6 +50,18 @@ def test_the_defaults_make_sense() -> None:
         (("--train.hold_epochs", "1"), "--train.hold_epochs has no effect: --train.schedule is cosine, not hold"),
         (("--train.teacher_weight", "0.9"), "--train.teacher_weight has no effect: there is no --train.teacher"),
         (("--train.teacher_labels", "hard"), "--train.teacher_labels has no effect: there is no --train.teacher"),
+        (
+            ("--train.nesterov", "--train.optimizer", "adam"),
+            "--train.nesterov has no effect: --train.optimizer is adam, not sgd or muon",
+        ),
+        (
+            ("--train.final_share", "0.1", "--train.schedule", "constant"),
+            "--train.final_share has no effect: --train.schedule is constant",
+        ),
+        (
+            ("--train.class_weights", "balanced"),
+            "--train.class_weights balanced has no effect: with --data.balance 1 all words are drawn equally often",
+        ),
         (("--train.warmup_epochs", "9"), "the rate never gets beyond its warm-up: --train.warmup_epochs is 9"),
         (
             ("--train.schedule", "hold", "--train.hold_epochs", "2"),

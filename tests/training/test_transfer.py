@@ -259,6 +259,29 @@ def test_a_teacher_changes_what_is_learnt_and_a_run_with_one_goes_on(
     assert any(not torch.equal(alone[name], taught[name]) for name in alone)
 
 
+def test_a_run_goes_on_with_its_teacher_wherever_that_lies_and_with_no_other(
+    source: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    shutil.copytree(source, teacher)
+    run(train(student, tiny_dataset, "--train.teacher", teacher, "--train.epochs", "1"))
+    moved = teacher.rename(tmp_path / "moved")
+    run(train(student, tiny_dataset, "--train.teacher", moved, "--train.epochs", "2"))
+    shutil.rmtree(moved)
+    run(train(moved, tiny_dataset, "--seed", "7"))
+    said = run(train(student, tiny_dataset, "--train.teacher", moved, "--train.epochs", "3"), expect=2).stderr
+    assert f"--run_dir {student}: teacher was " in said
+    said = run(train(student, tiny_dataset, "--train.epochs", "3"), expect=2).stderr
+    assert "and is now none" in said
+
+
+def test_a_teacher_that_was_stopped_is_told_of(source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "stopped")
+    (tmp_path / "stopped" / "state.json").write_text(json.dumps({"status": "stopped", "step": 2}))
+    said = run(train(tmp_path / "new", tiny_dataset, "--train.teacher", tmp_path / "stopped", "--dry_run")).stdout
+    assert "has not reached the end of its training" in " ".join(said.split())
+
+
 def test_a_teacher_may_have_other_features_and_hears_the_mixtures(
     source: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:

@@ -5,8 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from fork_server import ForkServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,10 +41,28 @@ def environment() -> dict[str, str]:
 
 
 def run(command: list[str], *, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and check its exit code."""
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    """Run a command to its end and check its exit code; one of ours is forked from a process that has torch."""
+    if Path(command[1]).parent in (ROOT / "launch", ROOT / "tools"):
+        done = _forked(command)
+    else:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+@cache
+def _fork_server() -> ForkServer:
+    return ForkServer(environment())
+
+
+def _forked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("out", "error")]
+        for path in outputs:
+            path.touch()
+        pid = _fork_server().start(command[1:], environment(), *outputs)
+        code = _fork_server().wait(pid, timeout_s=300)
+        return subprocess.CompletedProcess(command, code, *(path.read_text() for path in outputs))
 
 
 def freeze(pid: int) -> None:

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import tiny_corpus
 
-LONGEST = ("test_crash_matrix.py", "test_restarts.py", "test_chaos.py")
+LONGEST = ("test_crash_matrix.py", "test_stop.py", "test_chaos.py", "test_two_ranks.py", "test_restarts.py")
 """Files of few tests that take minutes each: begun first, so that at the end no process waits for another's."""
 
 

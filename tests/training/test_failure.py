@@ -16,7 +16,7 @@ pytestmark = pytest.mark.dist
 WITHIN_S = 20  # of the failure; left alone, the launcher waits for 30 and a collective for minutes
 SCRIPT = "tests/training/failing_script.py"
 DAMAGE = "train-000000.tar: clip 'yes/1' is damaged: make the shards again"
-OF_THE_LAUNCHER = re.compile(r"W\d{4} |The following values|\t|To avoid this warning")
+OF_THE_LAUNCHER = re.compile(r"\[?W\d{4} |The following values|\t|To avoid this warning")
 
 
 def said(command: list[str], *, expect: int = 1) -> tuple[list[str], str]:
@@ -83,6 +83,7 @@ def test_a_damaged_clip_that_one_rank_meets_ends_the_whole_training_with_its_nam
             *("--data.residency", "host", "--data.balance", "0"),
         )
     )
+    assert len(lines) == 2, lines
     first, second = lines
     assert rows.keys[4] in first
     assert re.fullmatch(rf"rank [01] ends because rank [01] ended with an error: {re.escape(first)}", second)

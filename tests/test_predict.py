@@ -57,6 +57,17 @@ def test_json_lines_hold_every_file_and_at_last_the_speed(trained: Path, recordi
     assert last["speed"]["batch"] >= 1
 
 
+def test_what_is_unsure_in_a_long_recording_can_be_left_out(trained: Path, recordings: Path) -> None:
+    command = ("tools/predict.py", "--run_dir", trained, recordings / "a.wav", recordings / "long.wav")
+    every = json.loads(run(python(*command, "--json")).stdout.splitlines()[1])["windows"]
+    least = max(one["score"] for one in every)
+    clip, long, _ = map(json.loads, run(python(*command, "--json", "--min_score", str(least))).stdout.splitlines())
+    assert long["windows"] == [one for one in every if one["score"] == least]
+    assert clip["word"]
+    (row,) = [line for line in run(python(*command, "--min_score", "1")).stdout.splitlines() if "long.wav" in line]
+    assert row.split()[-1] == "-"
+
+
 def test_a_table_shows_words_scores_times_and_the_speed(trained: Path, recordings: Path) -> None:
     (recordings / "z.mp3").unlink()
     (recordings / "[bold]odd[.wav").write_bytes((recordings / "a.wav").read_bytes())
@@ -119,6 +130,7 @@ def test_a_run_that_was_stopped_is_used_and_said_to_be_so(trained: Path, recordi
         (("{recordings}/nowhere.wav",), "nowhere.wav"),
         (("{recordings}", "--hop_s", "2"), "--hop_s 2"),
         (("{recordings}", "--top", "0"), "--top 0"),
+        (("{recordings}", "--min_score", "50"), "--min_score 50"),
         (("{recordings}", "--run_dir", "{recordings}"), "no trained model"),
         ((), "name recordings"),
     ],

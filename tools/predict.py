@@ -38,6 +38,8 @@ class Arguments:
     """Print a JSON object in a line for each file, and a last one with the speed, and nothing else."""
     hop_s: float | None = None
     """How far apart the windows on a recording longer than a clip begin; default: 0.25, or a shorter clip's length."""
+    min_score: float = 0.0
+    """Of a recording longer than a clip show only stretches whose word is at least so probable, from 0 to 1."""
     device: str = ""
     """cpu, cuda, cuda:1, ... Default: the GPU, where there is one."""
     debug: bool = False
@@ -50,6 +52,8 @@ def predict(arguments: Arguments) -> int:
         raise UsageError("name recordings or folders of them, e.g. tools/predict.py --run_dir runs/mine yes.wav")
     if arguments.top < 1:
         raise UsageError(f"--top {arguments.top}: how many words to show, at least 1")
+    if not 0.0 <= arguments.min_score <= 1.0:
+        raise UsageError(f"--min_score {arguments.min_score:g}: a probability, from 0 to 1")
     from kws_dist import inference, latency  # torch takes seconds to load, and --help does without
     from kws_dist.inference.files import Heard, listen
     from kws_dist.inference.table import as_json, as_table
@@ -73,7 +77,7 @@ def predict(arguments: Arguments) -> int:
                     console.print(printable(heard.fault), soft_wrap=True)
                 else:
                     heard_files.append(heard.path)
-                yield heard
+                yield heard.surer_than(arguments.min_score)
 
     heard_files: list[Path] = []
     if arguments.json:

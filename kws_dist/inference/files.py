@@ -1,8 +1,9 @@
 """Recordings in files: what a model hears in each, however it is stored and however long it is."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from kws_dist.errors import ClipError
 from kws_dist.inference.prediction import Window, merged
@@ -26,6 +27,12 @@ class Heard:
     """Whether it is longer than what the model hears at a time."""
     fault: str = ""
     """Why it cannot be read, in a sentence that names it; empty if it can."""
+
+    def surer_than(self, min_score: float) -> Self:
+        """Return the same, of a long file without the stretches whose word is less probable."""
+        if not self.is_long:
+            return self
+        return replace(self, windows=tuple(one for one in self.windows if one.prediction.score >= min_score))
 
 
 def listen(predictor: Predictor, paths: Iterable[Path], *, hop_s: float | None) -> Iterator[Heard]:

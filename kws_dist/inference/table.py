@@ -33,6 +33,8 @@ def as_table(files: Sequence[Heard], top: int) -> Table:
             cells = [name, *(times if timed else ()), best[0], _percent(best[1]), *([rest] if top > 1 else ())]
             table.add_row(*map(Text, cells))
             name = ""
+        if not heard.windows:
+            table.add_row(*map(Text, [name, "", "", "-", "", *([""] if top > 1 else ())]))
     return table
 
 

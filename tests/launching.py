@@ -60,8 +60,12 @@ def _forked(command: list[str]) -> subprocess.CompletedProcess[str]:
         outputs = [Path(folder, name) for name in ("out", "error")]
         for path in outputs:
             path.touch()
-        pid = _fork_server().start(command[1:], environment(), *outputs)
-        code = _fork_server().wait(pid, timeout_s=300)
+        server = _fork_server()
+        try:
+            code = server.wait(server.start(command[1:], environment(), *outputs), timeout_s=300)
+        except BaseException:
+            _fork_server.cache_clear()  # its next answer would be that to this command
+            raise
         return subprocess.CompletedProcess(command, code, *(path.read_text() for path in outputs))
 
 
